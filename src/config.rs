@@ -1,0 +1,169 @@
+//! Options as the embedder writes them, and the checked [`Config`] that the code runs on.
+
+use std::time::Duration;
+
+use crate::error::OptionError;
+
+/// What can be tuned about a node. Every field has a default that suits a local network.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Options {
+    /// The least time without a leader before a follower asks to be one. Each wait is drawn from this to
+    /// twice this, so that split votes end (Raft paper, section 5.2). Default 200 ms; 10 ms to 1 h.
+    pub election_timeout: Duration,
+    /// How often an idle leader speaks. Default 40 ms; 1 ms to a third of the election timeout.
+    pub heartbeat_interval: Duration,
+    /// The size of a log segment's file, in bytes. Default 64 MiB; 64 KiB to 1 GiB.
+    pub segment_bytes: u64,
+    /// The largest proposal, in bytes. Default 4 MiB; 1 byte to a quarter of a segment, at most 64 MiB.
+    pub max_entry_bytes: usize,
+    /// How many entries one append message may name. Default 4,096; 1 to 65,536.
+    pub max_append_entries: u64,
+    /// About how many payload bytes one append message carries, at least one entry. Default 1 MiB; 1 KiB
+    /// to 64 MiB.
+    pub max_append_bytes: usize,
+    /// How many append messages may be on their way to one follower. Default 64; 1 to 4,096.
+    pub max_inflight_appends: usize,
+    /// How many proposals and reads may wait in memory; beyond it callers are told `Overloaded`. Default
+    /// 65,536; 1 to 16,777,216.
+    pub max_pending: usize,
+    /// Seeds the election timeouts. None draws a seed from the system; tests set one.
+    pub seed: Option<u64>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            election_timeout: Duration::from_millis(200),
+            heartbeat_interval: Duration::from_millis(40),
+            segment_bytes: 64 << 20,
+            max_entry_bytes: 4 << 20,
+            max_append_entries: 4_096,
+            max_append_bytes: 1 << 20,
+            max_inflight_appends: 64,
+            max_pending: 65_536,
+            seed: None,
+        }
+    }
+}
+
+/// [`Options`] whose every value has been checked.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    options: Options,
+}
+
+impl std::ops::Deref for Config {
+    type Target = Options;
+
+    fn deref(&self) -> &Options {
+        &self.options
+    }
+}
+
+impl TryFrom<Options> for Config {
+    type Error = OptionError;
+
+    fn try_from(options: Options) -> Result<Self, OptionError> {
+        let o = &options;
+        let third = o.election_timeout / 3;
+        let quarter = usize::try_from(o.segment_bytes / 4)
+            .unwrap_or(usize::MAX)
+            .min(64 << 20);
+        let ms = Duration::from_millis;
+        check(
+            "election_timeout",
+            o.election_timeout,
+            (ms(10), ms(3_600_000)),
+            "from 10 ms to 1 h",
+        )?;
+        check(
+            "heartbeat_interval",
+            o.heartbeat_interval,
+            (ms(1), third),
+            "from 1 ms to a third of election_timeout",
+        )?;
+        check(
+            "segment_bytes",
+            o.segment_bytes,
+            (64 << 10, 1 << 30),
+            "from 64 KiB to 1 GiB",
+        )?;
+        check(
+            "max_entry_bytes",
+            o.max_entry_bytes,
+            (1, quarter),
+            "from 1 to a quarter of segment_bytes, and at most 64 MiB",
+        )?;
+        check(
+            "max_append_entries",
+            o.max_append_entries,
+            (1, 65_536),
+            "from 1 to 65,536",
+        )?;
+        check(
+            "max_append_bytes",
+            o.max_append_bytes,
+            (1 << 10, 64 << 20),
+            "from 1 KiB to 64 MiB",
+        )?;
+        check(
+            "max_inflight_appends",
+            o.max_inflight_appends,
+            (1, 4_096),
+            "from 1 to 4,096",
+        )?;
+        check(
+            "max_pending",
+            o.max_pending,
+            (1, 1 << 24),
+            "from 1 to 16,777,216",
+        )?;
+        Ok(Self { options })
+    }
+}
+
+/// Refuses a `value` outside `bounds`, both ends included.
+pub(crate) fn check<T: PartialOrd + std::fmt::Debug>(
+    option: &'static str,
+    value: T,
+    bounds: (T, T),
+    expected: &'static str,
+) -> Result<(), OptionError> {
+    if value >= bounds.0 && value <= bounds.1 {
+        return Ok(());
+    }
+    Err(OptionError {
+        option,
+        value: format!("{value:?}"),
+        expected,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_within_their_own_bounds() {
+        assert!(Config::try_from(Options::default()).is_ok());
+    }
+
+    #[test]
+    fn a_value_out_of_bounds_is_refused_by_name() {
+        let heartbeat = Options {
+            heartbeat_interval: Duration::from_millis(67),
+            ..Options::default()
+        };
+        let error = Config::try_from(heartbeat).expect_err("67 ms is over a third of 200 ms");
+        assert_eq!(error.option, "heartbeat_interval");
+        let segment = Options {
+            segment_bytes: 4096,
+            ..Options::default()
+        };
+        let error = Config::try_from(segment).expect_err("4 KiB is under 64 KiB");
+        assert_eq!(
+            (error.option, error.value.as_str()),
+            ("segment_bytes", "4096")
+        );
+    }
+}

@@ -1,0 +1,155 @@
+//! What goes into a step of consensus, and what comes out of it.
+
+use crate::raft::message::Message;
+use crate::types::{Durable, EntryKind, EntryRange, LogId, LogIndex, NodeId, Term, WriteSeq};
+
+/// Something that happened, for [`Raft::step`](crate::raft::Raft::step).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Event {
+    /// The deadline may have passed.
+    Tick,
+    /// A message came in. Its entries' bytes stay with the caller.
+    Received {
+        /// Who sent it.
+        from: NodeId,
+        /// What it says.
+        message: Message,
+    },
+    /// Clients propose `count` entries. On a leader they take the next indices, in order; elsewhere
+    /// nothing happens but [`Effect::Refused`].
+    Propose {
+        /// How many; at least 1.
+        count: u64,
+    },
+    /// A client asks up to where a read must see. Answered by [`Effect::ReadReady`] or
+    /// [`Effect::ReadFailed`].
+    Read {
+        /// Named by the caller; each higher than the one before.
+        read: ReadId,
+    },
+    /// The log is durable up to this write.
+    Persisted(Durable),
+}
+
+/// Names a read that waits for its index. The caller counts up.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ReadId(pub u64);
+
+/// What the caller has to do, in the order given.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Write this to the log as one batch. The first has number 1, each next one more.
+    Persist(Persist),
+    /// Send a message.
+    Send {
+        /// To whom.
+        to: NodeId,
+        /// What.
+        message: Message,
+        /// When it may leave.
+        release: Release,
+    },
+    /// Entries up to here are committed: apply them in order. Never goes down.
+    Commit {
+        /// The last committed entry.
+        upto: LogId,
+    },
+    /// The last [`Event::Propose`] was not taken: this node does not lead.
+    Refused {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// Reads up to this one may be answered once entries up to `index` are applied.
+    ReadReady {
+        /// The last read that is ready.
+        upto: ReadId,
+        /// What it must see.
+        index: LogIndex,
+    },
+    /// Every read not yet ready has failed: this node does not lead, or no longer.
+    ReadFailed {
+        /// Who leads, if known.
+        leader: Option<NodeId>,
+    },
+    /// This node's role, term or known leader changed.
+    Status(Status),
+}
+
+/// When a message may leave.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Release {
+    /// At once: it promises nothing about the disk.
+    Now,
+    /// Once this write is durable: it promises what the write holds.
+    After(WriteSeq),
+}
+
+/// One batch for the log. Its parts are written in the order of the fields.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Persist {
+    /// The number of this write.
+    pub seq: WriteSeq,
+    /// Term, vote and commit as of this write.
+    pub hard_state: HardState,
+    /// Forget every entry from this index on: they conflict with the leader's.
+    pub truncate_from: Option<LogIndex>,
+    /// The entries to append.
+    pub entries: Option<NewEntries>,
+}
+
+/// Entries to append, and where their bytes are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewEntries {
+    /// Which.
+    pub range: EntryRange,
+    /// Where their bytes are.
+    pub source: Source,
+}
+
+/// Where the bytes of new entries are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// Those of the proposals in this step's [`Event::Propose`].
+    Proposals,
+    /// Those that came with this step's message, whose first entry is number `range.prev.index + 1` of
+    /// the *message*; entries the log has already are skipped.
+    Message,
+    /// One entry of this kind, with no bytes.
+    Empty(EntryKind),
+}
+
+/// What a node must remember over a crash besides its entries (Raft paper, figure 2), and the commit
+/// index, which only saves work after a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HardState {
+    /// The latest term seen.
+    pub term: Term,
+    /// Who got this node's vote in that term.
+    pub vote: Option<NodeId>,
+    /// A lower bound of what is committed.
+    pub commit: LogIndex,
+}
+
+/// Who leads, as far as this node knows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Status {
+    /// What this node is.
+    pub role: RoleName,
+    /// Its term.
+    pub term: Term,
+    /// The leader of that term, if known.
+    pub leader: Option<NodeId>,
+}
+
+/// The roles of the paper's figure 4, and the step before candidacy that PreVote adds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RoleName {
+    /// Follows the leader, or waits for one.
+    Follower,
+    /// Asks whether it would be elected.
+    PreCandidate,
+    /// Asks to be elected.
+    Candidate,
+    /// Leads.
+    Leader,
+}

@@ -1,0 +1,76 @@
+//! What the members of a cluster say to each other (Raft paper, figure 2; thesis, section 9.6).
+
+use crate::types::{EntryRange, LogId, LogIndex, Term, TermRun};
+
+/// A message between two members; sender and receiver travel beside it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Message {
+    /// The sender's term. For [`Body::PreVote`] and a granted [`Body::PreVoteReply`], the term that the
+    /// candidate would campaign in.
+    pub term: Term,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a [`Message`] says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body {
+    /// Would you vote for me? Asked before a campaign, without moving to a new term.
+    PreVote {
+        /// The end of the candidate's log.
+        last: LogId,
+    },
+    /// The answer to [`Body::PreVote`].
+    PreVoteReply {
+        /// Whether a vote would be given.
+        granted: bool,
+    },
+    /// Vote for me.
+    Vote {
+        /// The end of the candidate's log.
+        last: LogId,
+    },
+    /// The answer to [`Body::Vote`].
+    VoteReply {
+        /// Whether the vote was given.
+        granted: bool,
+    },
+    /// Put these entries behind `range.prev`; with an empty range, a heartbeat.
+    Append {
+        /// Which entries. Their bytes are not part of a message inside consensus.
+        range: EntryRange,
+        /// The terms of the entries in `range`, in order; the first run begins at `range.prev.index + 1`.
+        /// Empty exactly if the range is.
+        runs: Vec<TermRun>,
+        /// Up to where the leader has committed.
+        commit: LogIndex,
+        /// Numbers the leader's rounds of heartbeats, so that a reply proves the leader was still
+        /// followed after the round began (linearizable reads; thesis, section 6.4).
+        round: u64,
+    },
+    /// The answer to [`Body::Append`].
+    AppendReply {
+        /// What became of it.
+        outcome: AppendOutcome,
+        /// The round of the append that is answered.
+        round: u64,
+    },
+}
+
+/// What a follower did with an append.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AppendOutcome {
+    /// The follower's durable log agrees with the leader's up to here.
+    Matched {
+        /// The last index of the append (or, for a heartbeat, the index before it).
+        upto: LogIndex,
+    },
+    /// The follower has no entry (index, term) = `prev`.
+    Rejected {
+        /// The index of the `prev` that did not match, by which the leader knows stale rejections.
+        prev: LogIndex,
+        /// The follower's last entry at or below `prev.index` with a term at most `prev.term`: the logs
+        /// cannot agree beyond it. Backs up over a whole term at a time (Raft paper, section 5.3).
+        hint: LogId,
+    },
+}

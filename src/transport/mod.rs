@@ -1,0 +1,120 @@
+//! How members reach each other: a trait, and two transports that come with the crate.
+//!
+//! A transport may lose, duplicate, delay and reorder messages; consensus retries for ever. It must not
+//! alter one, and must not deliver one from a node that is not who it says.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use crate::raft::message::Message;
+use crate::types::{Entry, EntryRange, Identity, Member, NodeId};
+
+/// Something that can become a [`Transport`] once the node knows who it is and who the others are.
+pub trait Connect: Send + 'static {
+    /// Starts to carry messages.
+    ///
+    /// # Errors
+    /// [`TransportError`] if it cannot; a peer that cannot be reached is no error.
+    fn connect(self: Box<Self>, context: Context) -> Result<Arc<dyn Transport>, TransportError>;
+}
+
+/// A running transport of one node.
+pub trait Transport: Send + Sync + 'static {
+    /// Sends a message, or drops it if the queue to that peer is full. Never waits for the network.
+    ///
+    /// The entries of an append are read from [`Context::entries`] at the last moment, in as many
+    /// messages as [`Limits::max_append_bytes`] asks for; if the log no longer holds them, it is dropped.
+    fn send(&self, to: NodeId, message: Message);
+
+    /// Stops, and joins every thread it started. Sending after that does nothing.
+    fn close(&self);
+}
+
+/// What a transport is told when it starts.
+pub struct Context {
+    /// Who this node is.
+    pub identity: Identity,
+    /// All members, this node among them.
+    pub members: Vec<Member>,
+    /// Where messages from others go.
+    pub inbox: Arc<dyn Inbox>,
+    /// Where the bytes of entries come from.
+    pub entries: Arc<dyn EntrySource>,
+    /// How large things may get.
+    pub limits: Limits,
+}
+
+/// What a transport accepts and sends at most.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// The largest payload of an entry, in bytes.
+    pub max_entry_bytes: usize,
+    /// About how many payload bytes go into one append; a single larger entry goes alone.
+    pub max_append_bytes: usize,
+    /// The most entries in one append.
+    pub max_append_entries: u64,
+}
+
+/// A message from another node, with the entries of an append.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Incoming {
+    /// Who sent it, as the handshake proved.
+    pub from: NodeId,
+    /// What it says.
+    pub message: Message,
+    /// The entries that an append names: exactly those of its range, in order, of its runs' terms. The
+    /// transport has checked that.
+    pub entries: Vec<Entry>,
+}
+
+/// Takes messages in.
+pub trait Inbox: Send + Sync + 'static {
+    /// Hands a message to the node, or drops it if the node's queue is full. Never waits.
+    fn deliver(&self, incoming: Incoming);
+}
+
+/// Reads entries for sending.
+pub trait EntrySource: Send + Sync + 'static {
+    /// The entries of `range` from its start on: at least one, and no more after `max_bytes` of payload
+    /// have been reached. None if the log no longer holds `range.last`, or cannot be read.
+    ///
+    /// By Log Matching, a log that holds `range.last` holds the range that the message was made for.
+    fn read(&self, range: EntryRange, max_bytes: usize) -> Option<Vec<Entry>>;
+}
+
+/// Why a transport could not start.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum TransportError {
+    /// It cannot listen where it should.
+    Listen {
+        /// Where.
+        addr: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A thread could not be started.
+    Thread(io::Error),
+    /// This node is not among the members.
+    NotAMember(NodeId),
+}
+
+impl fmt::Display for TransportError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
+            Self::Thread(source) => write!(f, "cannot start a transport thread: {source}"),
+            Self::NotAMember(id) => write!(f, "node {id} is not among the members of its cluster"),
+        }
+    }
+}
+
+impl std::error::Error for TransportError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Listen { source, .. } | Self::Thread(source) => Some(source),
+            Self::NotAMember(_) => None,
+        }
+    }
+}
