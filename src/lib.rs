@@ -6,6 +6,7 @@ pub mod codec;
 pub mod config;
 pub mod error;
 pub mod raft;
+mod trace;
 pub mod transport;
 pub mod types;
 pub mod vfs;
