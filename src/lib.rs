@@ -9,3 +9,4 @@ pub mod raft;
 pub mod transport;
 pub mod types;
 pub mod vfs;
+pub mod wal;
