@@ -10,3 +10,4 @@ mod trace;
 pub mod transport;
 pub mod types;
 pub mod vfs;
+pub mod wal;

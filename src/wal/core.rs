@@ -1,0 +1,495 @@
+//! The log's memory: what was written and where it goes, under one lock and without any I/O.
+//!
+//! A write encodes its frames at once, each for its place in its segment; whoever syncs takes them as
+//! chunks, in order. Segments that do not exist yet have their ids already, so a write never waits for one.
+//!
+//! ```text
+//!  segment 7                                       segment 8
+//!  | published | chunk in flight | queued | footer | queued: Start, State, Batch, ...  <- end
+//!  fence ------^
+//! ```
+
+use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::error::{ReadError, WalError};
+use super::format::{
+    self, BATCH_BYTES, BatchInfo, Ending, HEADER_BYTES, Head, Kind, Position, StartInfo,
+};
+use super::index::{Index, Segment};
+use super::stock::{Plan, Stock};
+use super::{Record, Stored};
+use crate::error::Fault;
+use crate::types::{Bytes, LogIndex, WriteSeq};
+
+/// Buffers above this are not kept for the next chunk.
+const KEEP_BYTES: usize = 4 << 20;
+
+/// Bytes for one segment, written with one positional write; two where the segment is sealed.
+pub(super) struct Chunk {
+    pub(super) segment: Arc<Segment>,
+    /// Where the bytes go.
+    pub(super) offset: u64,
+    pub(super) bytes: Vec<u8>,
+    /// Where in the bytes the Batch frame's room is.
+    batch_at: Option<usize>,
+    /// What goes to the very end of the file, if the chunk is the segment's last.
+    pub(super) footer: Option<Tail>,
+    /// The last write that is durable with this chunk.
+    covers: WriteSeq,
+    /// The last index after it.
+    last: LogIndex,
+    /// How many of the oldest segments hold nothing once it is durable.
+    dead: usize,
+}
+
+/// A footer to be written.
+pub(super) struct Tail {
+    pub(super) bytes: Vec<u8>,
+    /// Where in it the table of offsets is.
+    pub(super) table: Range<usize>,
+}
+
+impl Chunk {
+    pub(super) fn end(&self) -> u64 {
+        self.offset + self.bytes.len() as u64
+    }
+
+    fn payload_at(&self, offset: u64) -> Option<Stored> {
+        let at = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+        let frame = self.bytes.get(at..)?;
+        let read = format::read_head(frame, self.segment.id, offset)?;
+        let payload = frame.get(format::HEAD_BYTES..)?.get(..read.len)?;
+        Some(Stored::new(read.head, payload.into()))
+    }
+}
+
+/// What a write is about to do, checked in whole before any of it is done.
+#[derive(Clone, Copy)]
+pub(super) struct Draft<'a, R> {
+    pub(super) state: Option<&'a [u8]>,
+    pub(super) truncate_from: Option<LogIndex>,
+    pub(super) records: R,
+}
+
+/// Where an entry was found.
+pub(super) enum Found {
+    Memory(Stored),
+    File(Arc<Segment>, u64),
+}
+
+/// Where recovery left the log.
+pub(super) struct Resume {
+    pub(super) index: Index,
+    pub(super) state: Option<Vec<u8>>,
+    /// Where the last used segment ends, and its id; None in a new log.
+    pub(super) end: Option<(Position, u64)>,
+    /// How that segment ends.
+    pub(super) ending: Ending,
+    /// The highest place that a fence is known to cover.
+    pub(super) fenced: Position,
+    /// The segment that is written on, already in the index; None if a fresh one must be begun.
+    pub(super) active: Option<Arc<Segment>>,
+    /// The segment that comes after what is used.
+    pub(super) next: u64,
+}
+
+/// See the module's drawing.
+pub(super) struct Core {
+    pub(super) index: Index,
+    state: Option<Vec<u8>>,
+    active: Arc<Segment>,
+    /// Where the next frame goes in the active segment.
+    end: u64,
+    queue: VecDeque<Chunk>,
+    in_flight: Option<Arc<Chunk>>,
+    spare: Vec<u8>,
+    pub(super) written: WriteSeq,
+    pub(super) durable: WriteSeq,
+    /// Everything below is durable.
+    fence: Position,
+    fence_last: LogIndex,
+    /// The highest fence that a batch on disk carries.
+    fenced: Position,
+    pub(super) failed: Option<Fault>,
+    pub(super) closed: bool,
+}
+
+impl Core {
+    pub(super) fn new(resume: Resume, plan: &Plan) -> Self {
+        let (fence, previous_id) = resume.end.unwrap_or_default();
+        let fence_last = resume.index.last;
+        let fresh = resume.active.is_none();
+        let active = resume
+            .active
+            .unwrap_or_else(|| Arc::new(plan.segment(resume.next)));
+        let mut core = Self {
+            index: resume.index,
+            state: resume.state,
+            active,
+            end: fence.offset,
+            queue: VecDeque::new(),
+            in_flight: None,
+            spare: Vec::new(),
+            written: WriteSeq::ZERO,
+            durable: WriteSeq::ZERO,
+            fence,
+            fence_last,
+            fenced: resume.fenced,
+            failed: None,
+            closed: false,
+        };
+        if fresh {
+            core.begin(fence, previous_id, resume.ending);
+        }
+        core
+    }
+
+    pub(super) fn active(&self) -> u64 {
+        self.active.sequence
+    }
+
+    /// Whether no batch on disk says yet that all of the log is durable.
+    pub(super) fn is_unfenced(&self) -> bool {
+        self.fenced < self.fence
+    }
+
+    pub(super) fn usable(&self) -> Result<(), WalError> {
+        match &self.failed {
+            Some(fault) => Err(WalError::Failed(fault.clone())),
+            None if self.closed => Err(WalError::Closed),
+            None => Ok(()),
+        }
+    }
+
+    /// Checks a whole write, and that there is room for it, before anything changes.
+    pub(super) fn check<'a, R>(
+        &self,
+        draft: &Draft<'_, R>,
+        max_entry_bytes: usize,
+        stock: &Stock,
+    ) -> Result<(), WalError>
+    where
+        R: Iterator<Item = Record<'a>> + Clone,
+    {
+        self.usable()?;
+        let too_large = |bytes, limit| Err(WalError::TooLarge { bytes, limit });
+        let state_len = draft.state.map_or(0, <[u8]>::len);
+        if state_len > format::MAX_STATE_BYTES {
+            return too_large(state_len, format::MAX_STATE_BYTES);
+        }
+        let (mut index, mut mark) = (self.index.last, self.index.last_mark);
+        if let Some(from) = draft.truncate_from {
+            if from < self.index.first() || from > index.next() {
+                return Err(WalError::OutOfOrder {
+                    what: "truncation outside of the log",
+                    index: from,
+                });
+            }
+            index = from.prev();
+            mark = self.index.mark(index).unwrap_or(self.index.floor_mark);
+        }
+        let mut need = 2 * (BATCH_BYTES + format::HEAD_BYTES) + format::frame_bytes(state_len);
+        let mut runs = 0;
+        let mut count = 0;
+        for record in draft.records.clone() {
+            index = index.next();
+            if record.payload.len() > max_entry_bytes {
+                return too_large(record.payload.len(), max_entry_bytes);
+            }
+            if record.mark < mark {
+                return Err(WalError::OutOfOrder {
+                    what: "mark lower than the one before it",
+                    index,
+                });
+            }
+            runs += usize::from(record.mark > mark);
+            mark = record.mark;
+            need += format::frame_bytes(record.payload.len());
+            count += 1;
+        }
+        if !self.has_room(need, count, runs)
+            && let Some(shortage) = stock.shortage()
+        {
+            return Err(shortage);
+        }
+        Ok(())
+    }
+
+    /// Stages a write that was checked.
+    pub(super) fn apply<'a, R>(&mut self, draft: Draft<'_, R>, plan: &Plan)
+    where
+        R: Iterator<Item = Record<'a>>,
+    {
+        self.open_batch(plan);
+        if let Some(state) = draft.state {
+            self.state = Some(state.to_vec());
+            self.put(plan, Kind::State, (0, LogIndex::ZERO, 0), state);
+        }
+        if let Some(from) = draft.truncate_from.filter(|&from| from <= self.index.last) {
+            self.put(plan, Kind::Truncate, (0, from, 0), &[]);
+            self.index.truncate(from);
+        }
+        for record in draft.records {
+            let index = self.index.last.next();
+            let offset = self.put(
+                plan,
+                Kind::Record,
+                (record.tag, index, record.mark),
+                record.payload,
+            );
+            self.index.push(record.mark, offset);
+        }
+        self.stamp();
+    }
+
+    /// Stages the drop of a prefix.
+    pub(super) fn apply_drop(&mut self, upto: LogIndex, plan: &Plan) {
+        self.open_batch(plan);
+        if upto > self.index.floor {
+            let mark = self.index.mark(upto).unwrap_or(self.index.last_mark);
+            self.put(plan, Kind::Drop, (0, upto, mark), &[]);
+            self.index.drop_prefix(upto, mark);
+        }
+        self.stamp();
+    }
+
+    fn stamp(&mut self) {
+        self.written = self.written.next();
+        if let Some(chunk) = self.queue.back_mut() {
+            chunk.covers = self.written;
+        }
+    }
+
+    /// Whether the active segment takes so many more bytes, entries and runs, and its footer.
+    fn has_room(&self, bytes: usize, entries: usize, runs: usize) -> bool {
+        let (count, run_count) = self.index.footer_counts();
+        let footer = format::footer_bytes(count + entries, run_count + runs);
+        self.end + (bytes + footer) as u64 <= self.active.size
+    }
+
+    /// Puts a frame at the log's end and says where that is in its segment.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a segment is at most 1 GiB"
+    )]
+    fn put(
+        &mut self,
+        plan: &Plan,
+        kind: Kind,
+        (tag, index, mark): (u8, LogIndex, u64),
+        payload: &[u8],
+    ) -> u32 {
+        let bytes = format::frame_bytes(payload.len());
+        if !self.has_room(BATCH_BYTES + bytes, 1, 1) {
+            self.seal(plan);
+        }
+        self.open_batch(plan);
+        let at = self.end;
+        let id = self.active.id;
+        if let Some(chunk) = self.queue.back_mut() {
+            let head = Head {
+                kind,
+                tag,
+                index,
+                mark,
+            };
+            format::put_frame(&mut chunk.bytes, id, at, head, payload);
+            self.end = chunk.end();
+        }
+        at as u32
+    }
+
+    /// Sees that the last chunk is one of the active segment and begins with a Batch frame.
+    fn open_batch(&mut self, plan: &Plan) {
+        if self
+            .open_chunk()
+            .is_some_and(|chunk| chunk.batch_at.is_some())
+        {
+            return;
+        }
+        if !self.has_room(BATCH_BYTES, 0, 0) {
+            self.seal(plan);
+        }
+        if self.open_chunk().is_none() {
+            self.push_chunk();
+        }
+        if let Some(chunk) = self.queue.back_mut() {
+            chunk.batch_at = Some(chunk.bytes.len());
+            chunk.bytes.resize(chunk.bytes.len() + BATCH_BYTES, 0);
+            self.end = chunk.end();
+        }
+    }
+
+    /// The chunk at the log's end that is not taken yet.
+    fn open_chunk(&self) -> Option<&Chunk> {
+        let sequence = self.active.sequence;
+        self.queue
+            .back()
+            .filter(|chunk| chunk.segment.sequence == sequence)
+    }
+
+    fn push_chunk(&mut self) {
+        self.queue.push_back(Chunk {
+            segment: Arc::clone(&self.active),
+            offset: self.end,
+            bytes: std::mem::take(&mut self.spare),
+            batch_at: None,
+            footer: None,
+            covers: self.written,
+            last: self.index.last,
+            dead: 0,
+        });
+    }
+
+    /// Ends the active segment with its footer and begins the next.
+    fn seal(&mut self, plan: &Plan) {
+        let (footer, offsets) = self.index.footer(self.end, self.state.clone());
+        let (id, size) = (self.active.id, self.active.size);
+        let table = format::table_of(&footer);
+        let tail = Tail {
+            bytes: footer.encode(offsets, id, size),
+            table,
+        };
+        debug_assert!(
+            self.end + tail.bytes.len() as u64 <= size,
+            "room for the footer"
+        );
+        if self.open_chunk().is_none() {
+            self.push_chunk();
+        }
+        if let Some(chunk) = self.queue.back_mut() {
+            chunk.footer = Some(tail);
+            chunk.last = self.index.last;
+        }
+        let previous = Position {
+            sequence: self.active.sequence,
+            offset: self.end,
+        };
+        self.active = Arc::new(plan.segment(previous.sequence + 1));
+        self.begin(previous, id, Ending::Sealed);
+    }
+
+    /// Begins the active segment, which holds nothing yet, after what ended at `previous`.
+    fn begin(&mut self, previous: Position, previous_id: u64, ending: Ending) {
+        self.end = HEADER_BYTES;
+        self.index.begin(Arc::clone(&self.active));
+        self.push_chunk();
+        let start = StartInfo {
+            previous,
+            previous_id,
+            floor: self.index.floor,
+            floor_mark: self.index.floor_mark,
+        };
+        let head = |kind, tag| Head {
+            kind,
+            tag,
+            index: self.index.last,
+            mark: self.index.last_mark,
+        };
+        let id = self.active.id;
+        if let Some(chunk) = self.queue.back_mut() {
+            let bytes = &mut chunk.bytes;
+            format::put_frame(
+                bytes,
+                id,
+                HEADER_BYTES,
+                head(Kind::Start, ending as u8),
+                &start.encode(),
+            );
+            if let Some(state) = &self.state {
+                let at = HEADER_BYTES + bytes.len() as u64;
+                format::put_frame(bytes, id, at, head(Kind::State, 0), state);
+            }
+            self.end = chunk.end();
+        }
+    }
+
+    /// The segment that the next chunk goes to.
+    pub(super) fn next_segment(&self) -> Option<Arc<Segment>> {
+        self.queue.front().map(|chunk| Arc::clone(&chunk.segment))
+    }
+
+    /// Takes the next chunk to be written; readers still see it.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a segment is at most 1 GiB"
+    )]
+    pub(super) fn take(&mut self) -> Option<Arc<Chunk>> {
+        let mut chunk = self.queue.pop_front()?;
+        if chunk.footer.is_none() {
+            chunk.last = self.index.last;
+        }
+        if self.queue.is_empty() {
+            // Only then does the index say what will be durable, and no more.
+            chunk.dead = self.index.dead_front();
+        }
+        if let Some(at) = chunk.batch_at {
+            let info = BatchInfo {
+                fence: self.fence,
+                bytes: (chunk.bytes.len() - at) as u32,
+            };
+            let (id, offset) = (chunk.segment.id, chunk.offset + at as u64);
+            format::fill_batch(&mut chunk.bytes[at..], id, offset, self.fence_last, info);
+        }
+        let chunk = Arc::new(chunk);
+        self.in_flight = Some(Arc::clone(&chunk));
+        Some(chunk)
+    }
+
+    /// A chunk is durable. Returns the segments that hold nothing any more.
+    pub(super) fn publish(&mut self, chunk: Arc<Chunk>, table: Option<Bytes>) -> Vec<Arc<Segment>> {
+        self.in_flight = None;
+        let before = self.fence;
+        self.fence = Position {
+            sequence: chunk.segment.sequence,
+            offset: chunk.end(),
+        };
+        if chunk.batch_at == Some(0) && chunk.bytes.len() == BATCH_BYTES {
+            // A batch of nothing else: all that is worth a fence is below the one it carries.
+            self.fenced = self.fence;
+        } else if chunk.batch_at.is_some() {
+            self.fenced = before;
+        }
+        self.fence_last = chunk.last;
+        self.durable = chunk.covers;
+        chunk.segment.publish(chunk.end());
+        if let Some(table) = table {
+            self.index.table_on_disk(chunk.segment.sequence, table);
+        }
+        let dead = self.index.spans.drain(..chunk.dead);
+        let dead = dead.map(|span| span.segment).collect();
+        if let Ok(mut chunk) = Arc::try_unwrap(chunk)
+            && chunk.bytes.capacity() > self.spare.capacity()
+            && chunk.bytes.capacity() <= KEEP_BYTES
+        {
+            chunk.bytes.clear();
+            self.spare = chunk.bytes;
+        }
+        dead
+    }
+
+    /// Where an entry stands; a copy of it if its bytes are not in the file yet.
+    pub(super) fn find(&self, index: LogIndex) -> Result<Found, ReadError> {
+        let (segment, offset) = self.index.locate(index)?;
+        if offset < segment.published() {
+            return Ok(Found::File(segment, offset));
+        }
+        let staged = self.in_flight.iter().map(|chunk| &**chunk);
+        staged
+            .chain(&self.queue)
+            .filter(|chunk| chunk.segment.sequence == segment.sequence)
+            .filter(|chunk| chunk.offset <= offset && offset < chunk.end())
+            .find_map(|chunk| chunk.payload_at(offset))
+            .map(Found::Memory)
+            .ok_or_else(|| {
+                ReadError::Wal(WalError::Corruption {
+                    segment: segment.name.clone(),
+                    offset,
+                    index: Some(index),
+                    what: "a staged entry is gone from memory",
+                })
+            })
+    }
+}

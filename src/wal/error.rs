@@ -1,0 +1,258 @@
+//! What can go wrong with a log, and what to do about it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::error::{Fault, OptionError};
+use crate::types::{ClusterId, Identity, LogIndex, NodeId};
+
+/// Why a log could not be opened, written or synced.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum WalError {
+    /// Another process, or another handle of this one, has the log open.
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+    },
+    /// A segment belongs to another member, or to another life of this one.
+    Foreign {
+        /// The segment.
+        path: PathBuf,
+        /// Whose log was to be opened.
+        expected: (ClusterId, NodeId),
+        /// Whose log it is.
+        found: Identity,
+    },
+    /// A later release wrote the segment.
+    NewerFormat {
+        /// The segment.
+        path: PathBuf,
+        /// Its format version.
+        found: u32,
+        /// The newest version this release reads.
+        supported: u32,
+    },
+    /// The segment uses features that this release does not know and that it must know to read it.
+    UnknownFeatures {
+        /// The segment.
+        path: PathBuf,
+        /// The bits of the incompatible-features mask that are not known.
+        bits: u64,
+    },
+    /// The file has the name of a segment, but is none.
+    NotALog {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Bytes that had been made durable are not what was written. Nothing was changed.
+    Corruption {
+        /// The name of the segment's file.
+        segment: String,
+        /// Where in the file, in bytes.
+        offset: u64,
+        /// Which entry it was, where that can be told.
+        index: Option<LogIndex>,
+        /// What is wrong there.
+        what: &'static str,
+    },
+    /// A segment between others is gone, or the one that holds the first live entries.
+    MissingSegment {
+        /// The name of the file that should be there.
+        segment: String,
+    },
+    /// Two files say that they are the same segment.
+    DuplicateSegment {
+        /// The names of the two files.
+        segments: [String; 2],
+    },
+    /// A call to the disk failed.
+    Io(Fault),
+    /// A write or sync of the log failed earlier, and nothing is known of what the disk holds since then.
+    /// Open the log again: what is found then is durable.
+    Failed(Fault),
+    /// There is no room for the next segment. Nothing was lost: free some space and call again.
+    NoSpace(Fault),
+    /// A payload or state is over its limit.
+    TooLarge {
+        /// Its length.
+        bytes: usize,
+        /// What it may be.
+        limit: usize,
+    },
+    /// The log's order would be broken by this write, and nothing was written.
+    OutOfOrder {
+        /// What was wrong with it.
+        what: &'static str,
+        /// The entry it was about.
+        index: LogIndex,
+    },
+    /// An option has a value that cannot be used.
+    Option(OptionError),
+    /// The log was closed.
+    Closed,
+}
+
+impl fmt::Display for WalError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked { path } => write!(
+                f,
+                "{} is held by another process: stop it, or choose another directory",
+                path.display()
+            ),
+            Self::Foreign {
+                path,
+                expected,
+                found,
+            } => write!(
+                f,
+                "{} belongs to cluster {} node {} (incarnation {:016x}), not to cluster {} node {}: choose the right directory",
+                path.display(),
+                found.cluster,
+                found.node,
+                found.incarnation,
+                expected.0,
+                expected.1
+            ),
+            Self::NewerFormat {
+                path,
+                found,
+                supported,
+            } => write!(
+                f,
+                "{} has format version {found}, and this release reads up to {supported}: use a later release",
+                path.display()
+            ),
+            Self::UnknownFeatures { path, bits } => write!(
+                f,
+                "{} needs features {bits:#x}, which this release does not know: use a later release",
+                path.display()
+            ),
+            Self::NotALog { path } => write!(
+                f,
+                "{} is not a log segment: move it out of the directory",
+                path.display()
+            ),
+            Self::Corruption {
+                segment,
+                offset,
+                index,
+                what,
+            } => {
+                write!(f, "{segment} is damaged at offset {offset}")?;
+                if let Some(index) = index {
+                    write!(f, ", entry {index}")?;
+                }
+                write!(
+                    f,
+                    ": {what}; it was durable once, so it is not cut: restore this member from its peers or a backup"
+                )
+            }
+            Self::MissingSegment { segment } => write!(
+                f,
+                "segment {segment} is missing: bring it back, or restore this member from its peers or a backup"
+            ),
+            Self::DuplicateSegment {
+                segments: [one, other],
+            } => write!(
+                f,
+                "{one} and {other} are the same segment: remove the one that was copied"
+            ),
+            Self::Io(fault) => fault.fmt(f),
+            Self::Failed(fault) => write!(
+                f,
+                "the log stopped at an earlier error: {fault}; open it again"
+            ),
+            Self::NoSpace(fault) => write!(
+                f,
+                "no room for the next segment: {fault}; free some space and try again"
+            ),
+            Self::TooLarge { bytes, limit } => {
+                write!(f, "{bytes} bytes are over the limit of {limit}")
+            }
+            Self::OutOfOrder { what, index } => write!(f, "{what} at entry {index}"),
+            Self::Option(error) => error.fmt(f),
+            Self::Closed => f.write_str("the log is closed"),
+        }
+    }
+}
+
+impl std::error::Error for WalError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(fault) | Self::Failed(fault) | Self::NoSpace(fault) => Some(fault),
+            Self::Option(error) => Some(error),
+            Self::Locked { .. }
+            | Self::Foreign { .. }
+            | Self::NewerFormat { .. }
+            | Self::UnknownFeatures { .. }
+            | Self::NotALog { .. }
+            | Self::Corruption { .. }
+            | Self::MissingSegment { .. }
+            | Self::DuplicateSegment { .. }
+            | Self::TooLarge { .. }
+            | Self::OutOfOrder { .. }
+            | Self::Closed => None,
+        }
+    }
+}
+
+impl From<Fault> for WalError {
+    fn from(fault: Fault) -> Self {
+        Self::Io(fault)
+    }
+}
+
+impl From<OptionError> for WalError {
+    fn from(error: OptionError) -> Self {
+        Self::Option(error)
+    }
+}
+
+/// Why an entry could not be read.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// It was dropped with the prefix of the log.
+    Compacted {
+        /// The first entry that is still there.
+        first: LogIndex,
+    },
+    /// It was not written yet, or was truncated.
+    NotYet {
+        /// The last entry there is.
+        last: LogIndex,
+    },
+    /// It should be there and could not be read.
+    Wal(WalError),
+}
+
+impl fmt::Display for ReadError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Compacted { first } => {
+                write!(f, "the entry was dropped; the log begins at {first}")
+            }
+            Self::NotYet { last } => {
+                write!(f, "there is no such entry yet; the log ends at {last}")
+            }
+            Self::Wal(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ReadError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Wal(error) => Some(error),
+            Self::Compacted { .. } | Self::NotYet { .. } => None,
+        }
+    }
+}
+
+impl From<WalError> for ReadError {
+    fn from(error: WalError) -> Self {
+        Self::Wal(error)
+    }
+}

@@ -1,0 +1,548 @@
+//! The bytes of a segment file, in one place. `docs/FORMAT.md` says the same with the reasons.
+//!
+//! ```text
+//! 0            4096                     frames end            size-80       size
+//! +-------------+--------+-----+----------+-------+-------------+-------------+
+//! | header block| Start  | ... | frames   | zeros | footer body | footer tail |
+//! +-------------+--------+-----+----------+-------+-------------+-------------+
+//!
+//! header block, never rewritten                 frame, 8-aligned, at most 32 + pad8(len)
+//!  0 magic "CATAMWAL"                            0 u32 head crc   over bytes 4..32, seeded
+//!  8 u32 format version                          4 u32 payload crc
+//! 12 u32 zero                                    8 u32 payload length
+//! 16 u64 incompatible features                  12 u8  kind
+//! 24 u64 compatible features                    13 u8  tag
+//! 32 u64 segment id                             14 u16 stream, 0
+//! 40 u64 sequence                               16 u64 index
+//! 48 u64 cluster                                24 u64 mark
+//! 56 u64 node                                   32 payload, then zeros up to a multiple of 8
+//! 64 u64 incarnation
+//! 72 u64 segment size                           A head of 32 zeros is the end of the log.
+//! 80 u32 crc of bytes 0..80
+//! ```
+//! All numbers are little-endian. The head's crc starts from a seed made of the segment's id and the
+//! frame's offset, so that bytes of another segment, or of another place, are not a frame here.
+
+use crate::codec::{Malformed, Put, Reader};
+use crate::types::{ClusterId, Identity, LogIndex, NodeId};
+
+/// The newest format version that this release reads, and the one it writes.
+pub(super) const VERSION: u32 = 1;
+/// The incompatible features that this release knows: none yet.
+pub(super) const KNOWN_FEATURES: u64 = 0;
+/// The header's block; frames begin behind it.
+pub(super) const HEADER_BYTES: u64 = 4096;
+/// How long a frame's head is.
+pub(super) const HEAD_BYTES: usize = 32;
+/// How long the state blob may be.
+pub(super) const MAX_STATE_BYTES: usize = 1024;
+/// How long a Batch frame is, head and payload.
+pub(super) const BATCH_BYTES: usize = HEAD_BYTES + 16;
+/// How long the fixed end of the footer is.
+pub(super) const TAIL_BYTES: usize = 80;
+
+const MAGIC: [u8; 8] = *b"CATAMWAL";
+const HEADER_CRC_AT: usize = 80;
+const FOOTER_MAGIC: u32 = 0x544f_4f46;
+const NO_STATE: u32 = u32::MAX;
+
+/// What a segment's header says.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Header {
+    pub(super) id: u64,
+    pub(super) sequence: u64,
+    pub(super) identity: Identity,
+    pub(super) size: u64,
+}
+
+/// Why a header was not accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum HeaderError {
+    NotALog,
+    Damaged,
+    Newer(u32),
+    Features(u64),
+}
+
+impl Header {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut block = Vec::with_capacity(HEADER_BYTES as usize);
+        block.extend_from_slice(&MAGIC);
+        block.put_u32(VERSION);
+        block.put_u32(0);
+        block.put_u64(KNOWN_FEATURES);
+        block.put_u64(0);
+        block.put_u64(self.id);
+        block.put_u64(self.sequence);
+        block.put_u64(self.identity.cluster.0);
+        block.put_u64(self.identity.node.0);
+        block.put_u64(self.identity.incarnation);
+        block.put_u64(self.size);
+        debug_assert_eq!(block.len(), HEADER_CRC_AT);
+        let crc = crc32fast::hash(&block);
+        block.put_u32(crc);
+        block.resize(HEADER_BYTES as usize, 0);
+        block
+    }
+
+    /// Reads a header. The places of these fields and of their crc are the same in every version, so
+    /// that a later version can be told from damage.
+    pub(super) fn decode(block: &[u8]) -> Result<Self, HeaderError> {
+        let damaged = |_: Malformed| HeaderError::Damaged;
+        let mut reader = Reader::new(block);
+        if reader.take(8, "magic").map_err(damaged)? != MAGIC {
+            return Err(HeaderError::NotALog);
+        }
+        let version = reader.u32("version").map_err(damaged)?;
+        reader.u32("zero").map_err(damaged)?;
+        let incompatible = reader.u64("incompatible features").map_err(damaged)?;
+        reader.u64("compatible features").map_err(damaged)?;
+        let id = reader.u64("segment id").map_err(damaged)?;
+        let sequence = reader.u64("sequence").map_err(damaged)?;
+        let identity = Identity {
+            cluster: ClusterId(reader.u64("cluster").map_err(damaged)?),
+            node: NodeId(reader.u64("node").map_err(damaged)?),
+            incarnation: reader.u64("incarnation").map_err(damaged)?,
+        };
+        let size = reader.u64("segment size").map_err(damaged)?;
+        let crc = reader.u32("header crc").map_err(damaged)?;
+        if crc != crc32fast::hash(&block[..HEADER_CRC_AT]) {
+            return Err(HeaderError::Damaged);
+        }
+        if version > VERSION {
+            return Err(HeaderError::Newer(version));
+        }
+        let unknown = incompatible & !KNOWN_FEATURES;
+        if unknown != 0 {
+            return Err(HeaderError::Features(unknown));
+        }
+        Ok(Self {
+            id,
+            sequence,
+            identity,
+            size,
+        })
+    }
+}
+
+/// What a frame is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Kind {
+    /// Opens what one call wrote: the fence, and how long the batch is.
+    Batch = 1,
+    /// Opens a segment: where the log stood.
+    Start = 2,
+    /// The state blob.
+    State = 3,
+    /// Entries from `index` on are no more.
+    Truncate = 4,
+    /// One entry.
+    Record = 5,
+    /// Entries up to `index` may go.
+    Drop = 6,
+}
+
+impl Kind {
+    const fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            1 => Some(Self::Batch),
+            2 => Some(Self::Start),
+            3 => Some(Self::State),
+            4 => Some(Self::Truncate),
+            5 => Some(Self::Record),
+            6 => Some(Self::Drop),
+            _ => None,
+        }
+    }
+}
+
+/// How many bytes a frame with a payload of `len` bytes takes.
+pub(super) const fn frame_bytes(len: usize) -> usize {
+    HEAD_BYTES + len.next_multiple_of(8)
+}
+
+/// What a frame's head says beside its checksums.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Head {
+    pub(super) kind: Kind,
+    pub(super) tag: u8,
+    pub(super) index: LogIndex,
+    pub(super) mark: u64,
+}
+
+/// A head as read: its length and payload crc are covered by its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct ReadHead {
+    pub(super) head: Head,
+    pub(super) len: usize,
+    payload_crc: u32,
+}
+
+impl ReadHead {
+    pub(super) fn matches(&self, payload: &[u8]) -> bool {
+        crc32fast::hash(payload) == self.payload_crc
+    }
+}
+
+/// The first value of a head's crc. Within a segment no two offsets share one.
+fn seed(id: u64, offset: u64) -> u32 {
+    let folded = (id ^ (id >> 32)) as u32;
+    folded ^ (offset / 8) as u32
+}
+
+/// Appends a frame that will stand at `offset` of segment `id`.
+pub(super) fn put_frame(out: &mut Vec<u8>, id: u64, offset: u64, head: Head, payload: &[u8]) {
+    let start = out.len();
+    out.reserve(frame_bytes(payload.len()));
+    out.extend_from_slice(&encode_head(id, offset, head, payload));
+    out.extend_from_slice(payload);
+    out.resize(start + frame_bytes(payload.len()), 0);
+}
+
+/// The head of a frame that stands, or will stand, at `offset` of segment `id`.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "payloads are limited to far less than 4 GiB"
+)]
+fn encode_head(id: u64, offset: u64, head: Head, payload: &[u8]) -> [u8; HEAD_BYTES] {
+    let mut bytes = [0; HEAD_BYTES];
+    bytes[4..8].copy_from_slice(&crc32fast::hash(payload).to_le_bytes());
+    bytes[8..12].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    bytes[12] = head.kind as u8;
+    bytes[13] = head.tag;
+    bytes[16..24].copy_from_slice(&head.index.0.to_le_bytes());
+    bytes[24..32].copy_from_slice(&head.mark.to_le_bytes());
+    let crc = head_crc(id, offset, &bytes);
+    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn head_crc(id: u64, offset: u64, head: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed(id, offset));
+    hasher.update(&head[4..HEAD_BYTES]);
+    hasher.finalize()
+}
+
+/// Reads the head at the front of `bytes`, which stand at `offset` of segment `id`. None if it is not one.
+pub(super) fn read_head(bytes: &[u8], id: u64, offset: u64) -> Option<ReadHead> {
+    let bytes = bytes.get(..HEAD_BYTES)?;
+    // The kind first: it tells most of what is no head without a checksum.
+    let kind = Kind::from_u8(bytes[12])?;
+    let mut reader = Reader::new(bytes);
+    if reader.u32("head crc").ok()? != head_crc(id, offset, bytes) {
+        return None;
+    }
+    let payload_crc = reader.u32("payload crc").ok()?;
+    let len = reader.u32("payload length").ok()? as usize;
+    reader.u8("kind").ok()?;
+    let tag = reader.u8("tag").ok()?;
+    reader.u16("stream").ok()?;
+    let index = LogIndex(reader.u64("index").ok()?);
+    let mark = reader.u64("mark").ok()?;
+    Some(ReadHead {
+        head: Head {
+            kind,
+            tag,
+            index,
+            mark,
+        },
+        len,
+        payload_crc,
+    })
+}
+
+/// A place in the log's files: everything before it is meant by "below".
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub(super) struct Position {
+    pub(super) sequence: u64,
+    pub(super) offset: u64,
+}
+
+/// What a Batch frame says. Its head carries the last index below the fence, and that entry's mark is not
+/// needed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct BatchInfo {
+    /// Everything below was known to be durable when the batch was written.
+    pub(super) fence: Position,
+    /// How long the batch is, this frame included.
+    pub(super) bytes: u32,
+}
+
+impl BatchInfo {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a segment is at most 1 GiB"
+    )]
+    pub(super) fn encode(&self) -> [u8; 16] {
+        let mut payload = [0; 16];
+        payload[..8].copy_from_slice(&self.fence.sequence.to_le_bytes());
+        payload[8..12].copy_from_slice(&(self.fence.offset as u32).to_le_bytes());
+        payload[12..].copy_from_slice(&self.bytes.to_le_bytes());
+        payload
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        let fence = Position {
+            sequence: reader.u64("fence sequence")?,
+            offset: u64::from(reader.u32("fence offset")?),
+        };
+        let bytes = reader.u32("batch length")?;
+        reader.finish("batch")?;
+        Ok(Self { fence, bytes })
+    }
+}
+
+/// Writes a Batch frame over the room that was left for it.
+pub(super) fn fill_batch(room: &mut [u8], id: u64, offset: u64, last: LogIndex, info: BatchInfo) {
+    let payload = info.encode();
+    let head = Head {
+        kind: Kind::Batch,
+        tag: 0,
+        index: last,
+        mark: 0,
+    };
+    room[..HEAD_BYTES].copy_from_slice(&encode_head(id, offset, head, &payload));
+    room[HEAD_BYTES..BATCH_BYTES].copy_from_slice(&payload);
+}
+
+/// How the segment before ends: the tag of a Start frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub(super) enum Ending {
+    /// With a footer; or there is no segment before.
+    Sealed = 0,
+    /// Recovery cut it: what stands behind its end is not part of the log, and there is no footer.
+    Cut = 1,
+}
+
+impl Ending {
+    pub(super) const fn from_u8(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::Sealed),
+            1 => Some(Self::Cut),
+            _ => None,
+        }
+    }
+}
+
+/// What a Start frame says. Its head carries the last index so far and its mark.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub(super) struct StartInfo {
+    /// Where the segment before this one ends; its sequence is 0 if there was none.
+    pub(super) previous: Position,
+    /// The id of that segment.
+    pub(super) previous_id: u64,
+    /// The last entry that was dropped with a prefix.
+    pub(super) floor: LogIndex,
+    /// Its mark.
+    pub(super) floor_mark: u64,
+}
+
+impl StartInfo {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut payload = Vec::with_capacity(40);
+        payload.put_u64(self.previous.sequence);
+        payload.put_u64(self.previous.offset);
+        payload.put_u64(self.previous_id);
+        payload.put_u64(self.floor.0);
+        payload.put_u64(self.floor_mark);
+        payload
+    }
+
+    pub(super) fn decode(payload: &[u8]) -> Result<Self, Malformed> {
+        let mut reader = Reader::new(payload);
+        let start = Self {
+            previous: Position {
+                sequence: reader.u64("previous sequence")?,
+                offset: reader.u64("previous end")?,
+            },
+            previous_id: reader.u64("previous id")?,
+            floor: LogIndex(reader.u64("floor")?),
+            floor_mark: reader.u64("floor mark")?,
+        };
+        reader.finish("start")?;
+        Ok(start)
+    }
+}
+
+/// A stretch of entries with one mark, from `first` up to where the next run begins.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Run {
+    pub(super) mark: u64,
+    pub(super) first: LogIndex,
+}
+
+/// What the footer of a sealed segment says; the table of offsets is read in place.
+///
+/// ```text
+/// body: state, padded to 8 | runs: u64 mark, u64 first | offsets: u32 each | zeros up to 8
+/// tail: 0 u32 crc over bytes 4..80, seeded as a head   40 u64 last index
+///       4 u32 magic "FOOT"                             48 u64 last mark
+///       8 u32 body crc      12 u32 body length         56 u64 floor
+///      16 u32 frames end    20 u32 offsets             64 u64 floor mark
+///      24 u32 runs          28 u32 state length        72 u64 zero
+///      32 u64 lo
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Footer {
+    /// Where the frames end.
+    pub(super) end: u64,
+    /// The lowest index written or truncated in the segment: from here on it supersedes earlier ones.
+    pub(super) lo: LogIndex,
+    /// The last index after the segment.
+    pub(super) last: LogIndex,
+    pub(super) last_mark: u64,
+    pub(super) floor: LogIndex,
+    pub(super) floor_mark: u64,
+    pub(super) state: Option<Vec<u8>>,
+    pub(super) runs: Vec<Run>,
+    /// How many offsets there are: those of `lo..=last`.
+    pub(super) count: usize,
+}
+
+/// How long a footer may get with so many entries and runs, whatever the state.
+pub(super) const fn footer_bytes(count: usize, runs: usize) -> usize {
+    MAX_STATE_BYTES + runs * 16 + (count * 4).next_multiple_of(8) + TAIL_BYTES
+}
+
+/// A footer as found, and where in the file its table of offsets stands.
+pub(super) struct FoundFooter {
+    pub(super) footer: Footer,
+    pub(super) table_at: u64,
+}
+
+impl Footer {
+    /// Encodes the footer; it stands at the very end of a segment of `size` bytes.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a segment is at most 1 GiB, and all of this lies in it"
+    )]
+    pub(super) fn encode(&self, offsets: &[u32], id: u64, size: u64) -> Vec<u8> {
+        debug_assert_eq!(self.count, offsets.len());
+        let mut out = Vec::with_capacity(footer_bytes(offsets.len(), self.runs.len()));
+        if let Some(state) = &self.state {
+            out.extend_from_slice(state);
+            out.resize(state.len().next_multiple_of(8), 0);
+        }
+        for run in &self.runs {
+            out.put_u64(run.mark);
+            out.put_u64(run.first.0);
+        }
+        for &offset in offsets {
+            out.put_u32(offset);
+        }
+        out.resize(out.len().next_multiple_of(8), 0);
+        let body = out.len();
+        let body_crc = crc32fast::hash(&out);
+        out.put_u32(0);
+        out.put_u32(FOOTER_MAGIC);
+        out.put_u32(body_crc);
+        out.put_u32(body as u32);
+        out.put_u32(self.end as u32);
+        out.put_u32(offsets.len() as u32);
+        out.put_u32(self.runs.len() as u32);
+        out.put_u32(self.state.as_ref().map_or(NO_STATE, |s| s.len() as u32));
+        out.put_u64(self.lo.0);
+        out.put_u64(self.last.0);
+        out.put_u64(self.last_mark);
+        out.put_u64(self.floor.0);
+        out.put_u64(self.floor_mark);
+        out.put_u64(0);
+        let crc = tail_crc(id, size, &out[body..]);
+        out[body..body + 4].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads the footer at the end of a segment's bytes. None if there is no whole one.
+    pub(super) fn decode(segment: &[u8], id: u64) -> Option<FoundFooter> {
+        let size = segment.len();
+        let tail = segment.get(size.checked_sub(TAIL_BYTES)?..)?;
+        let mut reader = Reader::new(tail);
+        let crc = reader.u32("tail crc").ok()?;
+        if reader.u32("magic").ok()? != FOOTER_MAGIC || crc != tail_crc(id, size as u64, tail) {
+            return None;
+        }
+        let body_crc = reader.u32("body crc").ok()?;
+        let body_len = reader.u32("body length").ok()? as usize;
+        let end = u64::from(reader.u32("frames end").ok()?);
+        let count = reader.u32("offsets").ok()? as usize;
+        let run_count = reader.u32("runs").ok()? as usize;
+        let state_len = reader.u32("state length").ok()?;
+        let mut u64 = || reader.u64("footer").ok();
+        let (lo, last, last_mark) = (LogIndex(u64()?), LogIndex(u64()?), u64()?);
+        let (floor, floor_mark) = (LogIndex(u64()?), u64()?);
+        let starts = (size - TAIL_BYTES).checked_sub(body_len)?;
+        let body = &segment[starts..size - TAIL_BYTES];
+        if (starts as u64) < end
+            || crc32fast::hash(body) != body_crc
+            || lo.prev().0.checked_add(count as u64) != Some(last.0)
+        {
+            return None;
+        }
+        let mut reader = Reader::new(body);
+        let state = match state_len {
+            NO_STATE => None,
+            len => {
+                let state = reader.take(len as usize, "state").ok()?.to_vec();
+                let padding = state.len().next_multiple_of(8) - state.len();
+                reader.take(padding, "padding").ok()?;
+                Some(state)
+            }
+        };
+        if run_count > reader.left() / 16 {
+            return None;
+        }
+        let mut runs = Vec::with_capacity(run_count);
+        for _ in 0..run_count {
+            let mark = reader.u64("run").ok()?;
+            let first = LogIndex(reader.u64("run").ok()?);
+            runs.push(Run { mark, first });
+        }
+        let table_at = (starts + reader.offset()) as u64;
+        if reader.left() / 4 < count {
+            return None;
+        }
+        let footer = Self {
+            end,
+            lo,
+            last,
+            last_mark,
+            floor,
+            floor_mark,
+            state,
+            runs,
+            count,
+        };
+        Some(FoundFooter { footer, table_at })
+    }
+}
+
+/// Where in an encoded footer its table of offsets stands, and how long it is.
+pub(super) fn table_of(footer: &Footer) -> std::ops::Range<usize> {
+    let state = footer
+        .state
+        .as_ref()
+        .map_or(0, |state| state.len().next_multiple_of(8));
+    let at = state + footer.runs.len() * 16;
+    at..at + footer.count * 4
+}
+
+fn tail_crc(id: u64, size: u64, tail: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new_with_initial(seed(id, size));
+    hasher.update(&tail[4..]);
+    hasher.finalize()
+}
+
+/// A segment's file name: its sequence in 16 hexadecimal digits.
+pub(super) fn segment_name(sequence: u64) -> String {
+    format!("{sequence:016x}.wal")
+}
+
+/// The sequence in a segment's file name; None if it is no such name.
+pub(super) fn parse_name(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".wal")?;
+    let sequence = u64::from_str_radix(digits, 16).ok()?;
+    (segment_name(sequence) == name).then_some(sequence)
+}

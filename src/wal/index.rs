@@ -1,0 +1,371 @@
+//! Where each entry stands: the live log as one view over its segments.
+//!
+//! Later segments win: each says the lowest index it writes or truncates, and from there on the segments
+//! before it hold nothing any more. So the spans below are in order and never overlap:
+//!
+//! ```text
+//! floor            last of A   last of B               last
+//!   |  span of A       |  span of B |   span of C        |
+//!   +------------------+------------+--------------------+
+//! ```
+//! Architecture invariant: no I/O here, and no lock; `Core` holds the one lock around it.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use super::error::{ReadError, WalError};
+use super::format::{Footer, Run};
+use crate::types::{Bytes, LogIndex};
+use crate::vfs::DiskFile;
+
+/// One segment file.
+pub(super) struct Segment {
+    pub(super) sequence: u64,
+    pub(super) id: u64,
+    pub(super) size: u64,
+    pub(super) name: String,
+    pub(super) path: PathBuf,
+    /// Set before the first byte is written or read.
+    pub(super) file: OnceLock<Arc<dyn DiskFile>>,
+    /// Frames below this are in the file, frozen; those above are still in memory.
+    published: AtomicU64,
+}
+
+impl Segment {
+    pub(super) fn new(sequence: u64, id: u64, size: u64, path: PathBuf) -> Self {
+        Self {
+            sequence,
+            id,
+            size,
+            name: super::format::segment_name(sequence),
+            path,
+            file: OnceLock::new(),
+            published: AtomicU64::new(0),
+        }
+    }
+
+    /// Lets readers go to the file for what is below `end`.
+    pub(super) fn publish(&self, end: u64) {
+        self.published.store(end, Ordering::Release);
+    }
+
+    pub(super) fn published(&self) -> u64 {
+        self.published.load(Ordering::Acquire)
+    }
+}
+
+/// The offsets of a span's entries.
+#[derive(Clone)]
+enum Table {
+    Growing(Vec<u32>),
+    /// In the segment's footer.
+    Sealed(Bytes),
+}
+
+/// The entries `lo..=hi` of one segment.
+pub(super) struct Span {
+    pub(super) segment: Arc<Segment>,
+    /// The index of the table's first offset.
+    base: LogIndex,
+    lo: LogIndex,
+    hi: LogIndex,
+    table: Table,
+}
+
+impl Span {
+    fn offset(&self, index: LogIndex) -> Option<u64> {
+        let at = usize::try_from(index.0.checked_sub(self.base.0)?).ok()?;
+        match &self.table {
+            Table::Growing(offsets) => offsets.get(at).map(|&offset| u64::from(offset)),
+            Table::Sealed(bytes) => {
+                let four = bytes.get(at.checked_mul(4)?..)?.first_chunk::<4>()?;
+                Some(u64::from(u32::from_le_bytes(*four)))
+            }
+        }
+    }
+
+    /// The first and last entry that live in this segment; none if nothing does.
+    pub(super) fn live(&self, floor: LogIndex) -> Option<(LogIndex, LogIndex)> {
+        let lo = self.lo.max(floor.next());
+        (lo <= self.hi).then_some((lo, self.hi))
+    }
+}
+
+/// The live log.
+#[derive(Default)]
+pub(super) struct Index {
+    pub(super) spans: Vec<Span>,
+    runs: Vec<Run>,
+    pub(super) floor: LogIndex,
+    pub(super) floor_mark: u64,
+    pub(super) last: LogIndex,
+    pub(super) last_mark: u64,
+}
+
+impl Index {
+    /// What is known of a log whose first segments are gone: they ended with entry `last` and its mark.
+    pub(super) fn after(floor: LogIndex, floor_mark: u64, last: (LogIndex, u64)) -> Self {
+        Self {
+            floor,
+            floor_mark,
+            last: last.0,
+            last_mark: last.1,
+            ..Self::default()
+        }
+    }
+
+    pub(super) const fn first(&self) -> LogIndex {
+        self.floor.next()
+    }
+
+    /// A segment begins to be written; nothing is in it yet.
+    pub(super) fn begin(&mut self, segment: Arc<Segment>) {
+        self.spans.push(Span {
+            segment,
+            base: self.last.next(),
+            lo: self.last.next(),
+            hi: self.last,
+            table: Table::Growing(Vec::new()),
+        });
+    }
+
+    /// The next entry stands at `offset` of the last segment.
+    pub(super) fn push(&mut self, mark: u64, offset: u32) {
+        self.last = self.last.next();
+        self.last_mark = mark;
+        if self.runs.last().is_none_or(|run| run.mark != mark) {
+            let first = self.last;
+            self.runs.push(Run { mark, first });
+        }
+        if let Some(Span {
+            table: Table::Growing(offsets),
+            hi,
+            ..
+        }) = self.spans.last_mut()
+        {
+            offsets.push(offset);
+            *hi = self.last;
+        }
+    }
+
+    /// Entries from `from` on are no more, by a record in the last segment.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        if let Some(span) = self.spans.last_mut()
+            && let Table::Growing(offsets) = &mut span.table
+        {
+            if from < span.base {
+                offsets.clear();
+                span.base = from;
+                span.lo = from;
+            } else {
+                offsets.truncate(usize::try_from(from.since(span.base)).unwrap_or(usize::MAX));
+            }
+            span.hi = from.prev();
+        }
+        self.supersede(from);
+    }
+
+    /// What the spans before the last and the runs lose when a later segment holds everything from `from`.
+    fn supersede(&mut self, from: LogIndex) {
+        for span in self.spans.iter_mut().rev() {
+            if span.hi >= from {
+                span.hi = from.prev();
+            }
+            span.lo = span.lo.min(from);
+        }
+        while self.runs.last().is_some_and(|run| run.first >= from) {
+            self.runs.pop();
+        }
+        self.last = from.prev();
+        self.last_mark = self.runs.last().map_or(self.floor_mark, |run| run.mark);
+    }
+
+    /// Entries up to `floor` may go. Past the last entry, the log goes on behind `floor`.
+    pub(super) fn drop_prefix(&mut self, floor: LogIndex, mark: u64) {
+        if floor <= self.floor {
+            return;
+        }
+        self.floor = floor;
+        self.floor_mark = mark;
+        if floor > self.last {
+            self.last = floor;
+            self.last_mark = mark;
+            self.runs.clear();
+            if let Some(span) = self.spans.last_mut() {
+                span.base = floor.next();
+                span.lo = floor.next();
+                span.hi = floor;
+                span.table = Table::Growing(Vec::new());
+            }
+        }
+        let dead = self.runs.partition_point(|run| run.first <= floor.next());
+        if let Some(keep) = dead.checked_sub(1) {
+            self.runs.drain(..keep);
+            self.runs[0].first = floor.next();
+            if floor >= self.last {
+                self.runs.clear();
+            }
+        }
+    }
+
+    /// Adds a sealed segment after the ones before, as its footer tells it. False if they do not fit.
+    pub(super) fn push_sealed(
+        &mut self,
+        segment: Arc<Segment>,
+        footer: &Footer,
+        offsets: Bytes,
+    ) -> bool {
+        let gap = footer.lo > self.last.next() && footer.floor < footer.lo.prev();
+        if gap
+            || footer.lo == LogIndex::ZERO
+            || footer.floor < self.floor
+            || footer.floor > footer.last
+        {
+            return false;
+        }
+        self.supersede(footer.lo);
+        self.runs
+            .extend(footer.runs.iter().filter(|run| run.first >= footer.lo));
+        self.runs.dedup_by_key(|run| run.mark);
+        self.spans.push(Span {
+            segment,
+            base: footer.lo,
+            lo: footer.lo,
+            hi: footer.last,
+            table: Table::Sealed(offsets),
+        });
+        self.last = footer.last;
+        self.last_mark = footer.last_mark;
+        self.drop_prefix(footer.floor, footer.floor_mark);
+        true
+    }
+
+    /// The last segment was sealed, and its table can be read from the footer.
+    pub(super) fn table_on_disk(&mut self, sequence: u64, offsets: Bytes) {
+        let span = self
+            .spans
+            .iter_mut()
+            .rev()
+            .find(|span| span.segment.sequence == sequence);
+        if let Some(span) = span {
+            span.table = Table::Sealed(offsets);
+        }
+    }
+
+    /// The footer of the last segment, whose frames end at `end`, and its table.
+    pub(super) fn footer(&self, end: u64, state: Option<Vec<u8>>) -> (Footer, &[u32]) {
+        let (lo, offsets) = match self.spans.last() {
+            Some(Span {
+                base,
+                table: Table::Growing(offsets),
+                ..
+            }) => (*base, offsets.as_slice()),
+            _ => (self.last.next(), &[][..]),
+        };
+        let footer = Footer {
+            end,
+            lo,
+            last: self.last,
+            last_mark: self.last_mark,
+            floor: self.floor,
+            floor_mark: self.floor_mark,
+            state,
+            runs: self.runs_from(lo),
+            count: offsets.len(),
+        };
+        (footer, offsets)
+    }
+
+    /// How much the footer of the last segment would hold: offsets and, at most, runs.
+    pub(super) fn footer_counts(&self) -> (usize, usize) {
+        match self.spans.last() {
+            Some(Span {
+                base,
+                table: Table::Growing(offsets),
+                ..
+            }) => {
+                let before = self.runs.partition_point(|run| run.first <= *base);
+                (offsets.len(), self.runs.len() - before + 1)
+            }
+            _ => (0, 0),
+        }
+    }
+
+    /// The runs of the live entries from `lo` on.
+    fn runs_from(&self, lo: LogIndex) -> Vec<Run> {
+        let lo = lo.max(self.first());
+        if lo > self.last {
+            return Vec::new();
+        }
+        let at = self.runs.partition_point(|run| run.first <= lo);
+        let mut runs = self.runs[at.saturating_sub(1)..].to_vec();
+        if let Some(run) = runs.first_mut() {
+            run.first = run.first.max(lo);
+        }
+        runs
+    }
+
+    pub(super) fn runs(&self) -> &[Run] {
+        &self.runs
+    }
+
+    fn live(&self, index: LogIndex) -> Result<(), ReadError> {
+        if index <= self.floor {
+            return Err(ReadError::Compacted {
+                first: self.first(),
+            });
+        }
+        if index > self.last {
+            return Err(ReadError::NotYet { last: self.last });
+        }
+        Ok(())
+    }
+
+    pub(super) fn mark(&self, index: LogIndex) -> Result<u64, ReadError> {
+        self.live(index)?;
+        let at = self.runs.partition_point(|run| run.first <= index);
+        Ok(at
+            .checked_sub(1)
+            .map_or(self.floor_mark, |at| self.runs[at].mark))
+    }
+
+    /// The segment and offset of an entry.
+    pub(super) fn locate(&self, index: LogIndex) -> Result<(Arc<Segment>, u64), ReadError> {
+        self.live(index)?;
+        let at = self.spans.partition_point(|span| span.lo <= index);
+        let span = at.checked_sub(1).map(|at| &self.spans[at]);
+        match span.map(|span| (span, span.offset(index))) {
+            Some((span, Some(offset))) => Ok((Arc::clone(&span.segment), offset)),
+            found => Err(ReadError::Wal(WalError::Corruption {
+                segment: found.map_or_else(String::new, |(span, _)| span.segment.name.clone()),
+                offset: 0,
+                index: Some(index),
+                what: "no segment holds the entry",
+            })),
+        }
+    }
+
+    /// How many of the oldest segments hold nothing that lives.
+    pub(super) fn dead_front(&self) -> usize {
+        let sealed = self.spans.len().saturating_sub(1);
+        self.spans[..sealed]
+            .iter()
+            .take_while(|span| span.live(self.floor).is_none())
+            .count()
+    }
+
+    /// Whether every live entry is in some segment: the oldest spans were not lost.
+    pub(super) fn is_covered(&self) -> bool {
+        let mut next = self.first();
+        for span in &self.spans {
+            if let Some((lo, hi)) = span.live(self.floor) {
+                if lo != next {
+                    return false;
+                }
+                next = hi.next();
+            }
+        }
+        next == self.last.next() && self.last >= self.floor
+    }
+}

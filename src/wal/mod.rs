@@ -1,0 +1,425 @@
+//! The write-ahead log: an indexed log of records on one disk, durable when it says so.
+//!
+//! It knows nothing of Raft. A record has an index (1, 2, 3, ...), a `mark` that never goes down along the
+//! log, a `tag` and a payload; both are the caller's. Beside its records the log keeps one small `state`,
+//! of which the last written wins. A suffix is truncated by writing that it is, a prefix is dropped by
+//! whole segments.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! use catamaran::types::LogIndex;
+//! use catamaran::wal::WalOptions;
+//!
+//! let (wal, recovery) = WalOptions::new(dir.path()).segment_bytes(1 << 20).open()?;
+//! assert!(recovery.created);
+//! let staged = wal.append(&[b"first", b"second"])?; // readable, not yet durable
+//! let durable = wal.sync(staged)?; // group commit among all callers
+//! assert!(durable.seq() >= staged.seq());
+//! assert_eq!(&*wal.reader().get(LogIndex(2))?.payload, b"second");
+//! wal.close()?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is promised
+//! - What [`Wal::sync`] returned for survives any crash, whole.
+//! - After a crash the log is what some prefix of the writes made it, at least all that were synced. Of the
+//!   last one a part may be there: its state, then its truncation, then its records, cut anywhere.
+//! - What was cut by recovery never comes back, and what was read is never changed under its reader.
+//! - Damage below a durable place is an error that names it. Nothing is cut or guessed there.
+//! - After a failed write or sync every call fails, until the log is opened again.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use parking_lot::Mutex;
+
+use crate::error::Fault;
+use crate::types::{Durable, Identity, LogIndex, Staged, WriteSeq};
+use crate::vfs::LockGuard;
+
+mod core;
+mod error;
+mod format;
+mod group;
+mod index;
+mod options;
+mod reader;
+mod recover;
+mod scan;
+mod stock;
+
+pub use error::{ReadError, WalError};
+pub use options::WalOptions;
+pub use reader::{Stored, WalReader};
+pub use recover::{Recovery, Torn};
+pub use stock::Preparer;
+
+use self::core::{Chunk, Core, Draft};
+use group::{Group, Role};
+use stock::Stock;
+
+/// The name of the lock file in a log's directory.
+const LOCK_NAME: &str = "LOCK";
+
+/// One record to be written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Record<'a> {
+    /// Opaque, and at least that of the record before.
+    pub mark: u64,
+    /// Opaque.
+    pub tag: u8,
+    /// The bytes.
+    pub payload: &'a [u8],
+}
+
+/// What one write does, in this order.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub struct Batch<'a> {
+    /// Replaces the state; at most 1 KiB.
+    pub state: Option<&'a [u8]>,
+    /// Records from here on are no more. From `first` to `last + 1`, which truncates nothing.
+    pub truncate_from: Option<LogIndex>,
+    /// Records that follow the last.
+    pub records: &'a [Record<'a>],
+}
+
+/// An open log. Clones are handles of the same one.
+///
+/// Writes go to memory and wait for nobody; [`Wal::sync`] does the I/O. Nothing but the callers bounds how
+/// much is staged: write no more than is to be held in memory before syncing.
+#[derive(Clone)]
+pub struct Wal {
+    handle: Arc<Handle>,
+}
+
+/// What all handles share, and what ends with the last of them.
+struct Handle {
+    core: Arc<Mutex<Core>>,
+    stock: Arc<Stock>,
+    group: Group,
+    max_entry_bytes: usize,
+    helper: Mutex<Option<JoinHandle<()>>>,
+    lock: Mutex<Option<Box<dyn LockGuard>>>,
+}
+
+impl Wal {
+    fn open(options: WalOptions, max_entry_bytes: usize) -> Result<(Self, Recovery), WalError> {
+        let disk = Arc::clone(&options.disk);
+        disk.create_dir_all(&options.dir)
+            .map_err(Fault::at("create", &options.dir))?;
+        let lock_path = options.dir.join(LOCK_NAME);
+        let lock = disk.lock(&lock_path).map_err(|error| match error.kind() {
+            std::io::ErrorKind::WouldBlock => WalError::Locked {
+                path: lock_path.clone(),
+            },
+            _ => WalError::Io(Fault::new("lock", &lock_path, error)),
+        })?;
+        let (mut resume, plan, recovery) = recover::recover(&options)?;
+        let next = plan
+            .found
+            .last()
+            .map_or(resume.next, |found| found.sequence + 1);
+        let stock = Arc::new(Stock::new(disk, plan, options.preparer, next)?);
+        let old = resume.index.dead_front();
+        let old: Vec<_> = resume
+            .index
+            .spans
+            .drain(..old)
+            .map(|span| span.segment.path.clone())
+            .collect();
+        let core = Core::new(resume, stock.plan());
+        let active = core.active();
+        let handle = Handle {
+            core: Arc::new(Mutex::new(core)),
+            group: Group::default(),
+            max_entry_bytes,
+            helper: Mutex::new(stock.start()?),
+            lock: Mutex::new(Some(lock)),
+            stock,
+        };
+        if recovery.created
+            && let Some(segment) = handle.core.lock().next_segment()
+        {
+            // Here a full disk shows before anything depends on the log.
+            let _ = segment.file.set(handle.stock.obtain(segment.sequence)?);
+        }
+        handle.stock.tend(active, old);
+        let wal = Self {
+            handle: Arc::new(handle),
+        };
+        Ok((wal, recovery))
+    }
+
+    /// Stages records with the mark of the last one and tag 0.
+    ///
+    /// # Errors
+    /// As [`Wal::write`].
+    pub fn append(&self, payloads: &[&[u8]]) -> Result<Staged, WalError> {
+        let mut core = self.handle.core.lock();
+        let mark = core.index.last_mark;
+        let draft = Draft {
+            state: None,
+            truncate_from: None,
+            records: payloads.iter().map(|payload| Record {
+                mark,
+                tag: 0,
+                payload,
+            }),
+        };
+        self.handle.stage(&mut core, draft)
+    }
+
+    /// Stages a batch: readers see it at once, and a crash may lose it until it is synced. Takes no longer
+    /// than to copy it. A batch of nothing still is a write: it makes known to the disk what is durable.
+    ///
+    /// # Errors
+    /// Nothing was staged then. [`WalError::TooLarge`] and [`WalError::OutOfOrder`] for what the caller
+    /// asked; [`WalError::NoSpace`] (or [`WalError::Io`]) if another segment is needed and the last try to
+    /// prepare it failed: another try is begun; [`WalError::Failed`] after a failed write or sync;
+    /// [`WalError::Closed`].
+    pub fn write(&self, batch: &Batch<'_>) -> Result<Staged, WalError> {
+        let draft = Draft {
+            state: batch.state,
+            truncate_from: batch.truncate_from,
+            records: batch.records.iter().copied(),
+        };
+        self.handle.stage(&mut self.handle.core.lock(), draft)
+    }
+
+    /// Waits until a write is durable, and all before it. One of the callers that wait does the I/O for all.
+    ///
+    /// # Errors
+    /// [`WalError::Io`] when the write or sync failed: for this and all later calls the log has failed.
+    /// [`WalError::NoSpace`] (or [`WalError::Io`]) if the next segment cannot be prepared: what is staged
+    /// stays staged, and a later call tries again. [`WalError::Failed`], [`WalError::Closed`].
+    pub fn sync(&self, staged: Staged) -> Result<Durable, WalError> {
+        self.handle.sync(staged.seq())
+    }
+
+    /// Lets the entries up to `upto` go. They cannot be read any more at once; their segments are removed
+    /// once this is durable and nothing else lives in them. Past the last entry, the log goes on with
+    /// `upto + 1`.
+    ///
+    /// # Errors
+    /// As [`Wal::write`].
+    pub fn drop_prefix(&self, upto: LogIndex) -> Result<Staged, WalError> {
+        let mut core = self.handle.core.lock();
+        core.usable()?;
+        core.apply_drop(upto, self.handle.stock.plan());
+        Ok(Staged::mint(core.written, core.index.last))
+    }
+
+    /// A reader of this log, which also works after the last handle is gone.
+    #[must_use]
+    pub fn reader(&self) -> WalReader {
+        WalReader::new(Arc::clone(&self.handle.core))
+    }
+
+    /// Whose log it is, and which life of it.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.handle.stock.plan().identity
+    }
+
+    /// The last write since the log was opened; 0 before the first.
+    #[must_use]
+    pub fn written(&self) -> WriteSeq {
+        self.handle.core.lock().written
+    }
+
+    /// Syncs what is staged, lets the directory go and ends the helper thread. Other handles find the log
+    /// closed; readers read on.
+    ///
+    /// # Errors
+    /// As [`Wal::sync`]; the log is closed all the same.
+    pub fn close(self) -> Result<(), WalError> {
+        let synced = self.handle.seal_off();
+        self.handle.let_go();
+        synced
+    }
+}
+
+impl Handle {
+    fn stage<'a, R>(&self, core: &mut Core, draft: Draft<'_, R>) -> Result<Staged, WalError>
+    where
+        R: Iterator<Item = Record<'a>> + Clone,
+    {
+        core.check(&draft, self.max_entry_bytes, &self.stock)?;
+        core.apply(draft, self.stock.plan());
+        Ok(Staged::mint(core.written, core.index.last))
+    }
+
+    fn sync(&self, seq: WriteSeq) -> Result<Durable, WalError> {
+        match self.group.enter(seq)? {
+            Role::Done(durable) => Ok(Durable::mint(durable)),
+            Role::Lead => {
+                let lead = Lead {
+                    handle: self,
+                    error: Some(WalError::Failed(Fault::new(
+                        "lead a sync of",
+                        &self.stock.plan().dir,
+                        std::io::Error::other("the thread that did it panicked"),
+                    ))),
+                };
+                lead.run(seq)
+            }
+        }
+    }
+
+    /// Syncs, and writes the fence that tells a torn tail from damage, unless there is one.
+    fn seal_off(&self) -> Result<(), WalError> {
+        let mut core = self.core.lock();
+        core.usable()?;
+        let seq = core.written;
+        drop(core);
+        let synced = self.sync(seq).map(drop);
+        core = self.core.lock();
+        let fence = (synced.is_ok() && core.is_unfenced()).then(|| {
+            core.apply(
+                Draft {
+                    state: None,
+                    truncate_from: None,
+                    records: std::iter::empty(),
+                },
+                self.stock.plan(),
+            );
+            core.written
+        });
+        core.closed = true;
+        drop(core);
+        match fence {
+            Some(seq) => self.sync(seq).map(drop),
+            None => synced,
+        }
+    }
+
+    fn let_go(&self) {
+        self.core.lock().closed = true;
+        self.stock.stop();
+        if let Some(helper) = self.helper.lock().take() {
+            // A helper that panicked has nothing more to say.
+            let _ = helper.join();
+        }
+        *self.lock.lock() = None;
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.let_go();
+    }
+}
+
+/// Whoever leads a sync. Dropping it wakes the others, with the error if there is one.
+struct Lead<'a> {
+    handle: &'a Handle,
+    error: Option<WalError>,
+}
+
+impl Lead<'_> {
+    fn run(mut self, seq: WriteSeq) -> Result<Durable, WalError> {
+        let result = self.commit(seq);
+        self.error = result.as_ref().err().cloned();
+        result
+    }
+
+    /// Writes chunk after chunk until `seq` is durable.
+    fn commit(&self, seq: WriteSeq) -> Result<Durable, WalError> {
+        let handle = self.handle;
+        let mut core = handle.core.lock();
+        if core.durable < seq && core.failed.is_some() {
+            core.usable()?;
+        }
+        if seq > core.written {
+            return Err(WalError::OutOfOrder {
+                what: "sync of a write of another log",
+                index: core.index.last,
+            });
+        }
+        while core.durable < seq {
+            let Some(segment) = core.next_segment() else {
+                return Err(WalError::Closed);
+            };
+            drop(core);
+            if segment.file.get().is_none() {
+                let file = handle.stock.obtain(segment.sequence)?;
+                let _ = segment.file.set(file);
+            }
+            core = handle.core.lock();
+            let Some(chunk) = core.take() else {
+                return Err(WalError::Closed);
+            };
+            drop(core);
+            let written = write_chunk(&chunk);
+            core = handle.core.lock();
+            match written {
+                Ok(table) => {
+                    let sealed = chunk.footer.is_some();
+                    let old: Vec<PathBuf> = core
+                        .publish(chunk, table)
+                        .into_iter()
+                        .map(|segment| segment.path.clone())
+                        .collect();
+                    if sealed || !old.is_empty() {
+                        let active = core.active();
+                        drop(core);
+                        handle.stock.tend(active, old);
+                        core = handle.core.lock();
+                    }
+                }
+                Err(fault) => {
+                    core.failed = Some(fault.clone());
+                    return Err(WalError::Io(fault));
+                }
+            }
+        }
+        Ok(Durable::mint(core.durable))
+    }
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        let mut core = self.handle.core.lock();
+        if let Some(WalError::Failed(fault)) = &self.error
+            && core.failed.is_none()
+        {
+            core.failed = Some(fault.clone());
+        }
+        let durable = core.durable;
+        drop(core);
+        self.handle.group.finish(durable, self.error.as_ref());
+    }
+}
+
+/// Writes a chunk and makes it durable. Returns the footer's table of offsets, if it has one.
+fn write_chunk(chunk: &Chunk) -> Result<Option<crate::types::Bytes>, Fault> {
+    let segment = &chunk.segment;
+    let path = &segment.path;
+    let Some(file) = segment.file.get() else {
+        return Err(Fault::new(
+            "write",
+            path,
+            std::io::ErrorKind::NotFound.into(),
+        ));
+    };
+    if !chunk.bytes.is_empty() {
+        file.write_at(chunk.offset, &chunk.bytes)
+            .map_err(Fault::at("write", path))?;
+    }
+    if let Some(footer) = &chunk.footer {
+        file.write_at(segment.size - footer.bytes.len() as u64, &footer.bytes)
+            .map_err(Fault::at("write", path))?;
+    }
+    file.sync_data().map_err(Fault::at("sync", path))?;
+    let Some(footer) = &chunk.footer else {
+        file.freeze(chunk.end());
+        return Ok(None);
+    };
+    file.freeze(segment.size);
+    let starts = segment.size - footer.bytes.len() as u64;
+    let table = file.view(starts + footer.table.start as u64, footer.table.len());
+    Ok(Some(table.map_err(Fault::at("read", path))?))
+}

@@ -1,0 +1,539 @@
+//! What stands on the disk, and what becomes of it when a log is opened.
+//!
+//! [`survey`] only reads, and decides everything; [`recover`] then does to the disk what was decided. The
+//! last segment in use is scanned, those before it say what they hold in their footers.
+//!
+//! A bad frame in the last segment is either what a crash left of writes that no fsync covered, or damage.
+//! Each batch carries a fence: a place that was durable when the batch was written. A bad frame below a
+//! fence that stands in a good frame behind it is damage. Above all fences it is a torn tail, which nobody
+//! was told is durable, and which is cut: the log goes on in a fresh segment, so what was cut stays behind
+//! the named end of its segment for good.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::core::Resume;
+use super::error::WalError;
+use super::format::{
+    self, Ending, FoundFooter, HEADER_BYTES, Head, Header, HeaderError, Position, StartInfo,
+};
+use super::index::{Index, Segment};
+use super::options::WalOptions;
+use super::scan::{Image, Stop, Walk};
+use super::stock::{self, Plan};
+use crate::error::Fault;
+use crate::types::{Bytes, ClusterId, Identity, LogIndex, NodeId};
+use crate::vfs::{Access, Disk, DiskFile};
+
+/// What was found when a log was opened.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Recovery {
+    /// Whose log it is.
+    pub identity: Identity,
+    /// Whether there was none before.
+    pub created: bool,
+    /// The state last written, if any was.
+    pub state: Option<Vec<u8>>,
+    /// The first entry; one past `last` if there is none.
+    pub first: LogIndex,
+    /// The last entry.
+    pub last: LogIndex,
+    /// What a crash left unfinished, and was cut.
+    pub torn: Option<Torn>,
+}
+
+/// The unfinished end of a log, which no sync had covered.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Torn {
+    /// The name of the segment's file.
+    pub segment: String,
+    /// Where in the file the good part ends, in bytes.
+    pub offset: u64,
+    /// How many bytes behind it were written, or meant to be, and are not part of the log.
+    pub bytes: u64,
+}
+
+/// One segment file, opened for reading.
+struct Found {
+    header: Header,
+    segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+    begun: bool,
+}
+
+impl Found {
+    fn bytes(&self) -> Result<Bytes, WalError> {
+        let len = usize::try_from(self.segment.size).unwrap_or(usize::MAX);
+        Ok(self
+            .file
+            .view(0, len)
+            .map_err(Fault::at("read", &self.segment.path))?)
+    }
+
+    fn image<'a>(&self, bytes: &'a [u8]) -> Image<'a> {
+        Image {
+            bytes,
+            id: self.segment.id,
+            sequence: self.segment.sequence,
+        }
+    }
+
+    fn damaged(&self, offset: u64, what: &'static str) -> WalError {
+        WalError::Corruption {
+            segment: self.segment.name.clone(),
+            offset,
+            index: None,
+            what,
+        }
+    }
+}
+
+/// How the last segment in use ends.
+pub(super) struct TailEnd {
+    pub(super) segment: Arc<Segment>,
+    file: Arc<dyn DiskFile>,
+    end: u64,
+    fenced: Position,
+    /// Whether only zeros follow, so that writing may go on there.
+    open: bool,
+    ending: Ending,
+}
+
+/// Everything that the files of a log say.
+pub(super) struct Survey {
+    identity: Option<Identity>,
+    index: Index,
+    state: Option<Vec<u8>>,
+    tail: Option<TailEnd>,
+    torn: Option<Torn>,
+    /// Prepared segments that nothing was written to.
+    unused: Vec<Header>,
+    /// Sequences of segments that hold nothing but unfinished writes, the last first.
+    discard: Vec<u64>,
+    /// Left by a preparation that did not end.
+    temporary: Vec<String>,
+}
+
+/// Reads the log in `dir`. Changes nothing.
+pub(super) fn survey(
+    disk: &dyn Disk,
+    dir: &Path,
+    owner: Option<(ClusterId, NodeId)>,
+) -> Result<Survey, WalError> {
+    let names = disk.list(dir).map_err(Fault::at("list", dir))?;
+    let mut found = Vec::new();
+    for name in &names {
+        if let Some(sequence) = format::parse_name(name) {
+            found.push(open_segment(disk, dir, sequence)?);
+        }
+    }
+    let temporary = names
+        .into_iter()
+        .filter(|name| name.ends_with(".wal.tmp"))
+        .collect();
+    check_set(&found, owner)?;
+    let mut survey = Survey {
+        identity: found.first().map(|first| first.header.identity),
+        index: Index::default(),
+        state: None,
+        tail: None,
+        torn: None,
+        unused: Vec::new(),
+        discard: Vec::new(),
+        temporary,
+    };
+    let used = found
+        .iter()
+        .rposition(|file| file.begun)
+        .map_or(0, |at| at + 1);
+    let starts = read_starts(&found[..used])?;
+    survey.read_used(&found[..starts.len()], &starts)?;
+    let rest = &found[starts.len()..];
+    survey.read_unused(rest)?;
+    if !survey.index.is_covered() {
+        let first = found.first().map_or(1, |first| first.header.sequence);
+        return Err(WalError::MissingSegment {
+            segment: format::segment_name(first.saturating_sub(1)),
+        });
+    }
+    Ok(survey)
+}
+
+fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Found, WalError> {
+    let name = format::segment_name(sequence);
+    let path = dir.join(&name);
+    let damaged = |what| WalError::Corruption {
+        segment: name.clone(),
+        offset: 0,
+        index: None,
+        what,
+    };
+    let file = disk
+        .open(&path, Access::Read)
+        .map_err(Fault::at("open", &path))?;
+    let size = file.size().map_err(Fault::at("measure", &path))?;
+    if size < HEADER_BYTES + HEADER_BYTES {
+        return Err(damaged("the file is shorter than a segment's head"));
+    }
+    let mut block = vec![0; HEADER_BYTES as usize + format::HEAD_BYTES];
+    file.read_at(0, &mut block)
+        .map_err(Fault::at("read", &path))?;
+    let header = Header::decode(&block).map_err(|error| match error {
+        HeaderError::NotALog => WalError::NotALog { path: path.clone() },
+        HeaderError::Damaged => damaged("the header does not match its checksum"),
+        HeaderError::Newer(found) => WalError::NewerFormat {
+            path: path.clone(),
+            found,
+            supported: format::VERSION,
+        },
+        HeaderError::Features(bits) => WalError::UnknownFeatures {
+            path: path.clone(),
+            bits,
+        },
+    })?;
+    if header.size != size || size > 1 << 30 {
+        return Err(damaged("the file is not as long as its header says"));
+    }
+    let begun = block[HEADER_BYTES as usize..].iter().any(|&byte| byte != 0);
+    Ok(Found {
+        header,
+        segment: Arc::new(Segment::new(sequence, header.id, size, path)),
+        file,
+        begun,
+    })
+}
+
+/// Checks that the files are one log's, and that none is missing between others.
+fn check_set(found: &[Found], owner: Option<(ClusterId, NodeId)>) -> Result<(), WalError> {
+    let Some(first) = found.first() else {
+        return Ok(());
+    };
+    let identity = first.header.identity;
+    let expected = owner.unwrap_or((identity.cluster, identity.node));
+    for (at, file) in found.iter().enumerate() {
+        let theirs = file.header.identity;
+        if (theirs.cluster, theirs.node) != expected || theirs != identity {
+            return Err(WalError::Foreign {
+                path: file.segment.path.clone(),
+                expected,
+                found: theirs,
+            });
+        }
+        if let Some(twin) = found[..at]
+            .iter()
+            .find(|twin| twin.header.id == file.header.id)
+        {
+            return Err(WalError::DuplicateSegment {
+                segments: [twin.segment.name.clone(), file.segment.name.clone()],
+            });
+        }
+        if file.header.sequence != file.segment.sequence {
+            return Err(file.damaged(0, "the header names another sequence than the file"));
+        }
+        if file.segment.sequence != first.segment.sequence + at as u64 {
+            return Err(WalError::MissingSegment {
+                segment: format::segment_name(first.segment.sequence + at as u64),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Reads and links the Start frames. Only the last may be bad, if nothing says that it was durable: then it
+/// is left out.
+fn read_starts(used: &[Found]) -> Result<Vec<(Head, StartInfo)>, WalError> {
+    let mut starts: Vec<(Head, StartInfo)> = Vec::new();
+    for (at, file) in used.iter().enumerate() {
+        let bytes = file.bytes()?;
+        let Some((head, start)) = file.image(&bytes).start() else {
+            let only = at == 0 && file.segment.sequence > 1;
+            if at + 1 < used.len() || only {
+                return Err(file.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
+            }
+            return Ok(starts);
+        };
+        let follows = match at.checked_sub(1).map(|before| &used[before]) {
+            Some(before) => {
+                start.previous_id == before.segment.id
+                    && start.previous.offset <= before.segment.size
+            }
+            None => true,
+        };
+        if !follows || start.previous.sequence + 1 != file.segment.sequence {
+            return Err(file.damaged(
+                HEADER_BYTES,
+                "the segment does not follow the one before it",
+            ));
+        }
+        starts.push((head, start));
+    }
+    Ok(starts)
+}
+
+impl Survey {
+    /// Reads the segments in use, whose Start frames are good: footers, and the frames of the last.
+    fn read_used(&mut self, used: &[Found], starts: &[(Head, StartInfo)]) -> Result<(), WalError> {
+        let Some((head, start)) = starts.first() else {
+            return Ok(());
+        };
+        self.index = Index::after(start.floor, start.floor_mark, (head.index, head.mark));
+        for (at, file) in used.iter().enumerate() {
+            let bytes = file.bytes()?;
+            match starts.get(at + 1) {
+                Some((next, start)) => {
+                    let end = start.previous.offset;
+                    self.read_ended(file, &bytes, end, next.tag == Ending::Cut as u8)?;
+                    let _ = file.segment.file.set(Arc::clone(&file.file));
+                    file.segment.publish(end);
+                }
+                None => self.read_tail(file, &bytes)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A segment that another follows.
+    fn read_ended(
+        &mut self,
+        file: &Found,
+        bytes: &Bytes,
+        end: u64,
+        cut: bool,
+    ) -> Result<(), WalError> {
+        if cut {
+            self.index.begin(Arc::clone(&file.segment));
+            let limit = usize::try_from(end).unwrap_or(usize::MAX);
+            let walk = file
+                .image(bytes)
+                .replay(limit, &mut self.index, &mut self.state)?;
+            if walk.end as u64 == end {
+                return Ok(());
+            }
+            return Err(self.damaged_frame(file, &walk));
+        }
+        let footer = Footered::of(file, bytes, end)
+            .ok_or_else(|| file.damaged(end, "the segment's footer is damaged"))?;
+        let FoundFooter {
+            footer, table_at, ..
+        } = footer.0;
+        let at = usize::try_from(table_at).unwrap_or(usize::MAX);
+        let offsets = bytes.slice(at, footer.count * 4);
+        let fits = self
+            .index
+            .push_sealed(Arc::clone(&file.segment), &footer, offsets);
+        self.state = footer.state;
+        if fits {
+            Ok(())
+        } else {
+            Err(file.damaged(
+                end,
+                "the segment's footer does not follow the segments before",
+            ))
+        }
+    }
+
+    fn damaged_frame(&self, file: &Found, walk: &Walk) -> WalError {
+        WalError::Corruption {
+            segment: file.segment.name.clone(),
+            offset: walk.end as u64,
+            index: Some(self.index.last.next()),
+            what: match walk.stop {
+                Stop::Bad(what) => what,
+                Stop::End => "zeros where a frame was",
+            },
+        }
+    }
+
+    /// The last segment in use.
+    fn read_tail(&mut self, file: &Found, bytes: &Bytes) -> Result<(), WalError> {
+        let image = file.image(bytes);
+        let footer = format::Footer::decode(bytes, file.segment.id);
+        let footer_end = footer.map(|found| found.footer.end);
+        let limit = footer_end.unwrap_or(file.segment.size);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        self.index.begin(Arc::clone(&file.segment));
+        let walk = image.replay(limit, &mut self.index, &mut self.state)?;
+        let sealed = footer_end == Some(walk.end as u64);
+        let used = image.used_end(walk.end);
+        let open = !sealed && used == walk.end;
+        if !sealed {
+            let fence = image.highest_fence(walk.end).filter(|_| !open);
+            let here = Position {
+                sequence: file.segment.sequence,
+                offset: walk.end as u64,
+            };
+            if fence > Some(here) {
+                return Err(self.damaged_frame(file, &walk));
+            }
+            let meant = used.max(walk.batch_end);
+            if meant > walk.end {
+                self.torn = Some(Torn {
+                    segment: file.segment.name.clone(),
+                    offset: walk.end as u64,
+                    bytes: (meant - walk.end) as u64,
+                });
+            }
+        }
+        file.segment.publish(walk.end as u64);
+        self.tail = Some(TailEnd {
+            segment: Arc::clone(&file.segment),
+            file: Arc::clone(&file.file),
+            end: walk.end as u64,
+            fenced: walk.fenced,
+            open,
+            ending: if sealed { Ending::Sealed } else { Ending::Cut },
+        });
+        Ok(())
+    }
+
+    /// The segments behind the last in use: prepared ones, or the first write to one that did not end.
+    fn read_unused(&mut self, rest: &[Found]) -> Result<(), WalError> {
+        // A segment is only written to when the one before has ended.
+        let may_be_torn = self.tail.as_ref().is_none_or(|tail| !tail.open);
+        if let Some(next) = rest.first().filter(|_| may_be_torn) {
+            if self.tail.is_none() && next.segment.sequence > 1 {
+                return Err(WalError::MissingSegment {
+                    segment: format::segment_name(next.segment.sequence - 1),
+                });
+            }
+            let bytes = next.bytes()?;
+            let image = next.image(&bytes);
+            let start = HEADER_BYTES as usize;
+            let used = image.used_end(start);
+            if used > start {
+                self.check_fence(next, image.highest_fence(start))?;
+                self.torn.get_or_insert_with(|| Torn {
+                    segment: next.segment.name.clone(),
+                    offset: HEADER_BYTES,
+                    bytes: (used - start) as u64,
+                });
+                self.discard = rest
+                    .iter()
+                    .rev()
+                    .map(|file| file.segment.sequence)
+                    .collect();
+                return Ok(());
+            }
+        }
+        self.unused = rest.iter().map(|file| file.header).collect();
+        Ok(())
+    }
+
+    /// No fence in the torn first write of `next` may be above what is kept.
+    fn check_fence(&self, next: &Found, fence: Option<Position>) -> Result<(), WalError> {
+        let begin = Position {
+            sequence: next.segment.sequence,
+            offset: HEADER_BYTES,
+        };
+        if fence > Some(begin) {
+            return Err(next.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
+        }
+        match &self.tail {
+            Some(tail) if tail.ending == Ending::Cut => {
+                let end = Position {
+                    sequence: tail.segment.sequence,
+                    offset: tail.end,
+                };
+                if fence > Some(end) {
+                    return Err(WalError::Corruption {
+                        segment: tail.segment.name.clone(),
+                        offset: tail.end,
+                        index: Some(self.index.last.next()),
+                        what: "a frame that was durable is damaged",
+                    });
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A footer that ends its segment's frames where the next segment says they end.
+struct Footered(FoundFooter);
+
+impl Footered {
+    fn of(file: &Found, bytes: &Bytes, end: u64) -> Option<Self> {
+        let found = format::Footer::decode(bytes, file.segment.id)?;
+        (found.footer.end == end).then_some(Self(found))
+    }
+}
+
+/// Surveys the log, and makes the disk what was decided: what is kept is durable then.
+pub(super) fn recover(options: &WalOptions) -> Result<(Resume, Plan, Recovery), WalError> {
+    let (disk, dir) = (&*options.disk, options.dir.as_path());
+    let survey = survey(disk, dir, Some(options.owner))?;
+    for name in &survey.temporary {
+        let path = dir.join(name);
+        disk.remove(&path).map_err(Fault::at("remove", &path))?;
+    }
+    for &sequence in &survey.discard {
+        stock::remove(disk, dir, &dir.join(format::segment_name(sequence)))?;
+    }
+    let seed = disk
+        .entropy()
+        .map_err(Fault::at("draw a number for", dir))?;
+    let created = survey.identity.is_none();
+    let identity = survey.identity.unwrap_or(Identity {
+        cluster: options.owner.0,
+        node: options.owner.1,
+        incarnation: seed.rotate_left(32) ^ 0x6361_7461_6d61_7261,
+    });
+    let recovery = Recovery {
+        identity,
+        created,
+        state: survey.state.clone(),
+        first: survey.index.first(),
+        last: survey.index.last,
+        torn: survey.torn.clone(),
+    };
+    let plan = Plan {
+        dir: dir.to_path_buf(),
+        identity,
+        segment_bytes: options.segment_bytes,
+        seed,
+        found: survey.unused.clone(),
+    };
+    // A killed process may have left names, and below bytes, that no fsync covered.
+    disk.sync_dir(dir).map_err(Fault::at("sync", dir))?;
+    let resume = survey.resume(disk)?;
+    Ok((resume, plan, recovery))
+}
+
+impl Survey {
+    fn resume(self, disk: &dyn Disk) -> Result<Resume, WalError> {
+        let mut resume = Resume {
+            index: self.index,
+            state: self.state,
+            end: None,
+            ending: Ending::Sealed,
+            fenced: Position::default(),
+            active: None,
+            next: 1,
+        };
+        let Some(tail) = self.tail else {
+            return Ok(resume);
+        };
+        let TailEnd { segment, file, .. } = tail;
+        // The map that was scanned goes before anything is written.
+        drop(file);
+        let path = &segment.path;
+        let file = disk
+            .open(path, Access::ReadWrite)
+            .map_err(Fault::at("open", path))?;
+        file.sync_data().map_err(Fault::at("sync", path))?;
+        file.freeze(if tail.open { tail.end } else { segment.size });
+        let _ = segment.file.set(file);
+        let end = Position {
+            sequence: segment.sequence,
+            offset: tail.end,
+        };
+        resume.end = Some((end, segment.id));
+        resume.ending = tail.ending;
+        resume.fenced = tail.fenced;
+        resume.next = segment.sequence + 1;
+        resume.active = Some(segment).filter(|_| tail.open);
+        Ok(resume)
+    }
+}

@@ -1,0 +1,213 @@
+//! Walking over the frames of a segment.
+
+use super::error::WalError;
+use super::format::{
+    self, BatchInfo, HEAD_BYTES, HEADER_BYTES, Head, Kind, MAX_STATE_BYTES, Position, StartInfo,
+};
+use super::index::Index;
+use crate::types::LogIndex;
+
+/// A whole segment in memory.
+#[derive(Clone, Copy)]
+pub(super) struct Image<'a> {
+    pub(super) bytes: &'a [u8],
+    pub(super) id: u64,
+    pub(super) sequence: u64,
+}
+
+/// A frame whose checksums are right.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Frame<'a> {
+    pub(super) offset: usize,
+    pub(super) head: Head,
+    pub(super) payload: &'a [u8],
+}
+
+impl Frame<'_> {
+    const fn end(&self) -> usize {
+        self.offset + format::frame_bytes(self.payload.len())
+    }
+}
+
+/// Why there is no further frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// A head of zeros, or no room for another.
+    End,
+    /// Bytes that are no frame.
+    Bad(&'static str),
+}
+
+/// What a walk over frames came to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Walk {
+    /// Where the last good frame ends.
+    pub(super) end: usize,
+    pub(super) stop: Stop,
+    /// Where the last batch should end.
+    pub(super) batch_end: usize,
+    /// Below this everything is fenced by a batch that was read.
+    pub(super) fenced: Position,
+}
+
+impl<'a> Image<'a> {
+    /// The frame at `offset`, which must end within `limit`.
+    pub(super) fn frame(&self, offset: usize, limit: usize) -> Result<Frame<'a>, Stop> {
+        let Some(rest) = self.bytes.get(offset..limit) else {
+            return Err(Stop::Bad("a place past the segment's end"));
+        };
+        let Some(head) = rest.get(..HEAD_BYTES) else {
+            return Err(Stop::End);
+        };
+        if head.iter().all(|&byte| byte == 0) {
+            return Err(Stop::End);
+        }
+        let read = format::read_head(head, self.id, offset as u64)
+            .ok_or(Stop::Bad("a frame's head does not match its checksum"))?;
+        let payload = rest[HEAD_BYTES..]
+            .get(..read.len.next_multiple_of(8))
+            .and_then(|padded| padded.get(..read.len))
+            .ok_or(Stop::Bad("a frame goes past the segment's end"))?;
+        if !read.matches(payload) {
+            return Err(Stop::Bad("a frame's payload does not match its checksum"));
+        }
+        Ok(Frame {
+            offset,
+            head: read.head,
+            payload,
+        })
+    }
+
+    /// The Start frame, and how the segment before it ends.
+    pub(super) fn start(&self) -> Option<(Head, StartInfo)> {
+        let frame = self.frame(HEADER_BYTES as usize, self.bytes.len()).ok()?;
+        let info = StartInfo::decode(frame.payload).ok()?;
+        let known = format::Ending::from_u8(frame.head.tag).is_some();
+        (known && frame.head.kind == Kind::Start).then_some((frame.head, info))
+    }
+
+    /// Applies the frames from the first up to `limit` to the log, whose last span is this segment.
+    pub(super) fn replay(
+        &self,
+        limit: usize,
+        index: &mut Index,
+        state: &mut Option<Vec<u8>>,
+    ) -> Result<Walk, WalError> {
+        let mut walk = Walk {
+            end: HEADER_BYTES as usize,
+            stop: Stop::End,
+            batch_end: 0,
+            fenced: Position {
+                sequence: self.sequence,
+                offset: HEADER_BYTES,
+            },
+        };
+        while walk.end < limit {
+            let frame = match self.frame(walk.end, limit) {
+                Ok(frame) => frame,
+                Err(stop) => {
+                    walk.stop = stop;
+                    break;
+                }
+            };
+            if let Err(what) = apply(&frame, index, state) {
+                return Err(WalError::Corruption {
+                    segment: format::segment_name(self.sequence),
+                    offset: frame.offset as u64,
+                    index: Some(frame.head.index),
+                    what,
+                });
+            }
+            walk.end = frame.end();
+            if frame.head.kind == Kind::Batch
+                && let Ok(batch) = BatchInfo::decode(frame.payload)
+            {
+                walk.batch_end = frame.offset.saturating_add(batch.bytes as usize);
+                walk.fenced = batch.fence;
+                if walk.batch_end == walk.end {
+                    walk.fenced = Position {
+                        sequence: self.sequence,
+                        offset: walk.end as u64,
+                    };
+                }
+            }
+        }
+        Ok(walk)
+    }
+
+    /// The highest fence in valid frames from `from` on, wherever they stand.
+    pub(super) fn highest_fence(&self, from: usize) -> Option<Position> {
+        let mut highest = None;
+        let mut offset = from.next_multiple_of(8);
+        while offset + HEAD_BYTES <= self.bytes.len() {
+            if self.bytes[offset + 12] == Kind::Batch as u8
+                && let Ok(frame) = self.frame(offset, self.bytes.len())
+                && let Ok(batch) = BatchInfo::decode(frame.payload)
+            {
+                highest = highest.max(Some(batch.fence));
+            }
+            offset += 8;
+        }
+        highest
+    }
+
+    /// Where the last byte from `from` on that is not zero stands, plus one; `from` if there is none.
+    pub(super) fn used_end(&self, from: usize) -> usize {
+        let rest = self.bytes.get(from..).unwrap_or_default();
+        let mut end = rest.len();
+        // Whole pages first, which compilers compare fast.
+        while end >= 4096 && rest[end - 4096..end].iter().fold(0, |or, &byte| or | byte) == 0 {
+            end -= 4096;
+        }
+        while end > 0 && rest[end - 1] == 0 {
+            end -= 1;
+        }
+        from + end
+    }
+}
+
+/// Applies one frame; a frame with good checksums that does not follow from those before is damage too.
+fn apply(
+    frame: &Frame<'_>,
+    index: &mut Index,
+    state: &mut Option<Vec<u8>>,
+) -> Result<(), &'static str> {
+    let head = &frame.head;
+    match head.kind {
+        Kind::Start if frame.offset == HEADER_BYTES as usize => {
+            let start = StartInfo::decode(frame.payload).map_err(|_| "a malformed Start frame")?;
+            let known = (index.last, index.last_mark, index.floor);
+            if known != (head.index, head.mark, start.floor) {
+                return Err("a segment that does not begin where the one before it ends");
+            }
+        }
+        Kind::Start => return Err("a Start frame that is not the first"),
+        Kind::Batch => {
+            BatchInfo::decode(frame.payload).map_err(|_| "a malformed Batch frame")?;
+        }
+        Kind::State if frame.payload.len() <= MAX_STATE_BYTES => {
+            *state = Some(frame.payload.to_vec());
+        }
+        Kind::State => return Err("a state that is too long"),
+        Kind::Truncate => {
+            if head.index > index.last || head.index < index.first() {
+                return Err("a truncation outside of the log");
+            }
+            index.truncate(head.index);
+        }
+        Kind::Record => {
+            if head.index.0.checked_sub(1) != Some(index.last.0) || head.mark < index.last_mark {
+                return Err("an entry out of order");
+            }
+            let offset = u32::try_from(frame.offset).map_err(|_| "an entry past 4 GiB")?;
+            index.push(head.mark, offset);
+        }
+        Kind::Drop => {
+            if head.index == LogIndex(u64::MAX) || head.index <= index.floor {
+                return Err("a drop of what was dropped");
+            }
+            index.drop_prefix(head.index, head.mark);
+        }
+    }
+    Ok(())
+}
