@@ -482,11 +482,11 @@ mod tests {
         }
 
         #[test]
-        fn a_flipped_bit_in_a_body_is_noticed((message, entries) in any_message(), at: prop::sample::Index, bit in 0..8) {
+        fn a_flipped_bit_in_a_body_is_noticed((message, entries) in any_message(), at: prop::sample::Index, bit in 0..8u8) {
             let mut frame = Vec::new();
             put_frame(&mut frame, &message, &entries);
             let at = FRAME_HEAD_BYTES + at.index(frame.len() - FRAME_HEAD_BYTES);
-            frame[at] ^= 1 << bit;
+            frame[at] ^= 1u8 << bit;
             prop_assert!(decode_frame(&frame).is_err());
         }
 

@@ -102,13 +102,13 @@ pub(super) struct TailEnd {
 
 /// Everything that the files of a log say.
 pub(super) struct Survey {
-    identity: Option<Identity>,
-    index: Index,
-    state: Option<Vec<u8>>,
+    pub(super) identity: Option<Identity>,
+    pub(super) index: Index,
+    pub(super) state: Option<Vec<u8>>,
     tail: Option<TailEnd>,
-    torn: Option<Torn>,
+    pub(super) torn: Option<Torn>,
     /// Prepared segments that nothing was written to.
-    unused: Vec<Header>,
+    pub(super) unused: Vec<Header>,
     /// Sequences of segments that hold nothing but unfinished writes, the last first.
     discard: Vec<u64>,
     /// Left by a preparation that did not end.
@@ -277,7 +277,7 @@ impl Survey {
         let Some((head, start)) = starts.first() else {
             return Ok(());
         };
-        self.index = Index::after(start.floor, start.floor_mark, (head.index, head.mark));
+        self.index = index_at(head, start);
         for (at, file) in used.iter().enumerate() {
             let bytes = file.bytes()?;
             match starts.get(at + 1) {
@@ -310,7 +310,7 @@ impl Survey {
             if walk.end as u64 == end {
                 return Ok(());
             }
-            return Err(self.damaged_frame(file, &walk));
+            return Err(damaged_frame(file, &self.index, &walk));
         }
         let footer = Footered::of(file, bytes, end)
             .ok_or_else(|| file.damaged(end, "the segment's footer is damaged"))?;
@@ -333,18 +333,6 @@ impl Survey {
         }
     }
 
-    fn damaged_frame(&self, file: &Found, walk: &Walk) -> WalError {
-        WalError::Corruption {
-            segment: file.segment.name.clone(),
-            offset: walk.end as u64,
-            index: Some(self.index.last.next()),
-            what: match walk.stop {
-                Stop::Bad(what) => what,
-                Stop::End => "zeros where a frame was",
-            },
-        }
-    }
-
     /// The last segment in use.
     fn read_tail(&mut self, file: &Found, bytes: &Bytes) -> Result<(), WalError> {
         let image = file.image(bytes);
@@ -364,7 +352,7 @@ impl Survey {
                 offset: walk.end as u64,
             };
             if fence > Some(here) {
-                return Err(self.damaged_frame(file, &walk));
+                return Err(damaged_frame(file, &self.index, &walk));
             }
             let meant = used.max(walk.batch_end);
             if meant > walk.end {
@@ -450,6 +438,45 @@ impl Survey {
     }
 }
 
+/// The log before the segment that begins so.
+fn index_at(head: &Head, start: &StartInfo) -> Index {
+    Index::after(start.floor, start.floor_mark, (head.index, head.mark))
+}
+
+/// Reads every frame of a segment in use, after those of the segments before it.
+pub(super) fn replay_whole(
+    disk: &dyn Disk,
+    dir: &Path,
+    segment: &Segment,
+    replayed: &mut Option<(Index, Option<Vec<u8>>)>,
+) -> Result<(), WalError> {
+    let file = open_segment(disk, dir, segment.sequence)?;
+    let bytes = file.bytes()?;
+    let image = file.image(&bytes);
+    let damaged = || file.damaged(HEADER_BYTES, "the segment's first frame is damaged");
+    let (head, start) = image.start().ok_or_else(damaged)?;
+    let (index, state) = replayed.get_or_insert_with(|| (index_at(&head, &start), None));
+    index.begin(Arc::clone(&file.segment));
+    let limit = usize::try_from(segment.published()).unwrap_or(usize::MAX);
+    let walk = image.replay(limit, index, state)?;
+    if walk.end == limit {
+        return Ok(());
+    }
+    Err(damaged_frame(&file, index, &walk))
+}
+
+fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalError {
+    WalError::Corruption {
+        segment: file.segment.name.clone(),
+        offset: walk.end as u64,
+        index: Some(index.last.next()),
+        what: match walk.stop {
+            Stop::Bad(what) => what,
+            Stop::End => "zeros where a frame was",
+        },
+    }
+}
+
 /// A footer that ends its segment's frames where the next segment says they end.
 struct Footered(FoundFooter);
 
@@ -502,6 +529,19 @@ pub(super) fn recover(options: &WalOptions) -> Result<(Resume, Plan, Recovery), 
 }
 
 impl Survey {
+    /// Lets the entries of the last segment be read where they were scanned.
+    pub(super) fn open_tail(&self) {
+        if let Some(tail) = &self.tail {
+            let _ = tail.segment.file.set(Arc::clone(&tail.file));
+        }
+    }
+
+    /// The segment that is being written.
+    pub(super) fn active(&self) -> Option<u64> {
+        let tail = self.tail.as_ref().filter(|tail| tail.open);
+        tail.map(|tail| tail.segment.sequence)
+    }
+
     fn resume(self, disk: &dyn Disk) -> Result<Resume, WalError> {
         let mut resume = Resume {
             index: self.index,

@@ -37,13 +37,14 @@ pub(super) struct Peer {
 }
 
 enum Failed {
-    Io(io::Error),
+    /// It is not there, or the network is not; it will be tried again.
+    Io,
     Refused(Refusal),
 }
 
 impl From<io::Error> for Failed {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
+    fn from(_: io::Error) -> Self {
+        Self::Io
     }
 }
 
@@ -80,7 +81,7 @@ impl Peer {
                     }
                     crate::trace::info!(peer = self.member.id.0, %error, "connection lost");
                 }
-                Err(Failed::Io(_)) => {}
+                Err(Failed::Io) => {}
                 Err(Failed::Refused(refusal)) => self.refused(refusal),
             }
             if !self.wait() {
