@@ -6,6 +6,8 @@ pub mod codec;
 pub mod config;
 pub mod error;
 pub mod raft;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod transport;
 pub mod types;
 pub mod vfs;
