@@ -47,6 +47,8 @@ pub mod log;
 pub mod node;
 pub mod raft;
 mod runtime;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod state_machine;
 mod trace;
 pub mod transport;

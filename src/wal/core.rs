@@ -114,6 +114,8 @@ pub(super) struct Core {
     fenced: Position,
     pub(super) failed: Option<Fault>,
     pub(super) closed: bool,
+    /// The directory is somebody else's again: nothing may be written any more.
+    pub(super) released: bool,
 }
 
 impl Core {
@@ -139,6 +141,7 @@ impl Core {
             fenced: resume.fenced,
             failed: None,
             closed: false,
+            released: false,
         };
         if fresh {
             core.begin(fence, previous_id, resume.ending);

@@ -271,35 +271,38 @@ impl Handle {
         }
     }
 
-    /// Syncs, and writes the fence that tells a torn tail from damage, unless there is one.
+    /// Syncs all that was written, and refuses more. Adds the fence that tells a torn tail from damage,
+    /// unless there is one.
     fn seal_off(&self) -> Result<(), WalError> {
-        let mut core = self.core.lock();
-        core.usable()?;
-        let seq = core.written;
-        drop(core);
-        let synced = self.sync(seq).map(drop);
-        core = self.core.lock();
-        let fence = (synced.is_ok() && core.is_unfenced()).then(|| {
-            core.apply(
-                Draft {
-                    state: None,
-                    truncate_from: None,
-                    records: std::iter::empty(),
-                },
-                self.stock.plan(),
-            );
+        let seq = {
+            let mut core = self.core.lock();
+            core.usable()?;
+            core.closed = true;
             core.written
-        });
-        core.closed = true;
-        drop(core);
-        match fence {
-            Some(seq) => self.sync(seq).map(drop),
-            None => synced,
-        }
+        };
+        self.sync(seq)?;
+        let fence = {
+            let mut core = self.core.lock();
+            if !core.is_unfenced() {
+                return Ok(());
+            }
+            let nothing = Draft {
+                state: None,
+                truncate_from: None,
+                records: std::iter::empty(),
+            };
+            core.apply(nothing, self.stock.plan());
+            core.written
+        };
+        self.sync(fence).map(drop)
     }
 
     fn let_go(&self) {
-        self.core.lock().closed = true;
+        {
+            let mut core = self.core.lock();
+            core.closed = true;
+            core.released = true;
+        }
         self.stock.stop();
         if let Some(helper) = self.helper.lock().take() {
             // A helper that panicked has nothing more to say.
@@ -342,7 +345,7 @@ impl Lead<'_> {
             });
         }
         while core.durable < seq {
-            let Some(segment) = core.next_segment() else {
+            let Some(segment) = core.next_segment().filter(|_| !core.released) else {
                 return Err(WalError::Closed);
             };
             drop(core);
