@@ -62,3 +62,8 @@ pub use raft::event::RoleName;
 pub use state_machine::StateMachine;
 pub use types::{Bytes, ClusterId, Entry, EntryKind, LogId, LogIndex, Member, NodeId, Term};
 pub use wal::WalOptions;
+
+/// Compiles and runs the examples of the README.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

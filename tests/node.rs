@@ -1,5 +1,11 @@
 //! Nodes with their threads, logs and transports, as an embedder sees them.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 #[path = "support/cluster.rs"]
 mod cluster;
 

@@ -1,6 +1,12 @@
 //! Holds the house to its plan: imports point down, `unsafe` has one place, proofs of durability are made
 //! in one place, dependencies are the agreed ones.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};

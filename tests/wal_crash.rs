@@ -154,8 +154,10 @@ fn random_drop(wal: &Wal, rng: &mut Rng, history: &mut History) -> Result<(), Wa
     let staged = wal.drop_prefix(LogIndex(upto))?;
     assert_eq!(staged.last().0, history.now().last());
     history.step(|model| {
-        let dropped = model.entries.drain(..(upto - model.floor) as usize);
-        model.floor_mark = dropped.last().map_or(model.floor_mark, |entry| entry.0);
+        let mut dropped = model.entries.drain(..(upto - model.floor) as usize);
+        model.floor_mark = dropped
+            .next_back()
+            .map_or(model.floor_mark, |entry| entry.0);
         model.floor = upto;
     });
     Ok(())
