@@ -304,7 +304,7 @@ fn a_pipeline_is_answered_in_order_and_a_read_sees_the_write_before_it() {
     let mut requests = String::new();
     let mut expected = String::new();
     for number in 1..=200 {
-        requests.push_str(&format!("GET n\r\nINCR n\r\nGET n\r\nPING\r\n"));
+        requests.push_str("GET n\r\nINCR n\r\nGET n\r\nPING\r\n");
         let text = number.to_string();
         let before = (number - 1).to_string();
         match number {

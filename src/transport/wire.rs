@@ -464,7 +464,6 @@ mod tests {
         })
     }
 
-    #[expect(clippy::panic_in_result_fn, reason = "a test fails by panicking")]
     fn decode_frame(frame: &[u8]) -> Result<(Message, Vec<Entry>), Malformed> {
         let mut head = [0; FRAME_HEAD_BYTES];
         head.copy_from_slice(&frame[..FRAME_HEAD_BYTES]);
