@@ -257,6 +257,13 @@ impl Durable {
         Self { seq }
     }
 
+    /// What a simulated disk gives the consensus that it drives. A real one gives only what it fsynced.
+    #[cfg(feature = "sim")]
+    #[must_use]
+    pub const fn for_simulation(seq: WriteSeq) -> Self {
+        Self::mint(seq)
+    }
+
     /// The last write that is covered.
     #[must_use]
     pub const fn seq(&self) -> WriteSeq {

@@ -1,0 +1,330 @@
+//! Members of a cluster without threads: their cores, logs that lose what was not synced, and a network
+//! that does what the test says.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use catamaran::config::{Config, Options};
+use catamaran::raft::event::{Effect, Event, Persist, ReadId, Release, RoleName, Status};
+use catamaran::raft::message::Message;
+use catamaran::raft::{Boot, Raft};
+use catamaran::types::{
+    Durable, HardState, LogId, LogIndex, NodeId, Term, TermRun, Time, WriteSeq,
+};
+
+/// What a log holds: the term of each entry, and term and vote.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Disk {
+    pub(crate) hard_state: HardState,
+    pub(crate) terms: Vec<Term>,
+}
+
+impl Disk {
+    fn write(&mut self, persist: &Persist) {
+        self.hard_state = persist.hard_state;
+        if let Some(from) = persist.truncate_from {
+            self.terms.truncate(usize::try_from(from.prev().0).unwrap());
+        }
+        if let Some(new) = &persist.entries {
+            assert_eq!(
+                new.range.prev.index.0,
+                self.terms.len() as u64,
+                "a gap in the log"
+            );
+        }
+    }
+
+    pub(crate) fn runs(&self) -> Vec<TermRun> {
+        let mut runs: Vec<TermRun> = Vec::new();
+        for (term, index) in self.terms.iter().zip(1..) {
+            if runs.last().is_none_or(|run| run.term != *term) {
+                runs.push(TermRun {
+                    term: *term,
+                    first: LogIndex(index),
+                });
+            }
+        }
+        runs
+    }
+
+    pub(crate) fn last(&self) -> LogId {
+        let term = self.terms.last().copied().unwrap_or_default();
+        LogId::new(term, LogIndex(self.terms.len() as u64))
+    }
+}
+
+/// A member: its core, its log as it was written, and as a crash would leave it.
+pub(crate) struct Member {
+    pub(crate) raft: Raft,
+    pub(crate) written: Disk,
+    pub(crate) durable: Disk,
+    /// Writes that are not durable, with the log after each.
+    staged: VecDeque<(WriteSeq, Disk)>,
+    /// Messages that wait for a write.
+    held: Vec<(WriteSeq, NodeId, Message)>,
+    pub(crate) committed: LogIndex,
+    pub(crate) ready: Vec<(ReadId, LogIndex)>,
+    pub(crate) reads_failed: usize,
+    pub(crate) refused: Option<Option<NodeId>>,
+}
+
+pub(crate) fn config() -> Config {
+    Config::try_from(Options::default()).unwrap()
+}
+
+/// Voters 1 to `size`.
+pub(crate) fn voters(size: u64) -> Vec<NodeId> {
+    (1..=size).map(NodeId).collect()
+}
+
+pub(crate) fn boot(id: u64, size: u64, disk: &Disk, seed: u64) -> Boot {
+    Boot {
+        id: NodeId(id),
+        voters: voters(size),
+        hard_state: disk.hard_state,
+        first: LogIndex(1),
+        last: disk.last(),
+        runs: disk.runs(),
+        written: WriteSeq::ZERO,
+        seed,
+    }
+}
+
+/// A log of entries of these terms; the node has seen the last of them.
+pub(crate) fn disk(terms: &[u64]) -> Disk {
+    let term = Term(terms.last().copied().unwrap_or(0));
+    let hard_state = HardState {
+        term,
+        vote: None,
+        commit: LogIndex::ZERO,
+    };
+    Disk {
+        hard_state,
+        terms: terms.iter().copied().map(Term).collect(),
+    }
+}
+
+impl Member {
+    pub(crate) fn new(boot: Boot, disk: Disk, now: Time) -> Self {
+        Self {
+            raft: Raft::new(&config(), boot, now),
+            committed: disk.hard_state.commit,
+            written: disk.clone(),
+            durable: disk,
+            staged: VecDeque::new(),
+            held: Vec::new(),
+            ready: Vec::new(),
+            reads_failed: 0,
+            refused: None,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.raft.status()
+    }
+}
+
+/// Members and the messages between them.
+pub(crate) struct Net {
+    pub(crate) members: BTreeMap<NodeId, Member>,
+    pub(crate) wire: VecDeque<(NodeId, NodeId, Message)>,
+    pub(crate) now: Time,
+    /// Pairs that lose every message, the lower id first.
+    pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Whether every write is durable at once.
+    pub(crate) fast_disk: bool,
+    pub(crate) size: u64,
+    pub(crate) seed: u64,
+    /// How many messages were handed over.
+    pub(crate) delivered: usize,
+    /// Looks at every message handed over.
+    pub(crate) seen: Vec<(NodeId, NodeId, Message)>,
+}
+
+impl Net {
+    pub(crate) fn new(disks: &[Disk], seed: u64) -> Self {
+        let size = disks.len() as u64;
+        let member = |(disk, id): (&Disk, u64)| {
+            let boot = boot(id, size, disk, seed.wrapping_mul(31).wrapping_add(id));
+            (NodeId(id), Member::new(boot, disk.clone(), Time::default()))
+        };
+        Self {
+            members: disks.iter().zip(1..).map(member).collect(),
+            wire: VecDeque::new(),
+            now: Time::default(),
+            cut: BTreeSet::new(),
+            fast_disk: true,
+            size,
+            seed,
+            delivered: 0,
+            seen: Vec::new(),
+        }
+    }
+
+    pub(crate) fn empty(size: usize) -> Self {
+        Self::new(&vec![Disk::default(); size], 1)
+    }
+
+    pub(crate) fn at(&self, id: u64) -> &Member {
+        &self.members[&NodeId(id)]
+    }
+
+    pub(crate) fn at_mut(&mut self, id: u64) -> &mut Member {
+        self.members.get_mut(&NodeId(id)).unwrap()
+    }
+
+    pub(crate) fn step(&mut self, id: NodeId, event: Event) {
+        let sources = match &event {
+            Event::Received { message, .. } => Some(message.clone()),
+            _ => None,
+        };
+        let now = self.now;
+        let member = self.members.get_mut(&id).unwrap();
+        let mut effects = Vec::new();
+        member.raft.step(now, event, &mut effects);
+        for effect in effects {
+            match effect {
+                Effect::Persist(persist) => {
+                    member.written.write(&persist);
+                    append_terms(&mut member.written, &persist, sources.as_ref());
+                    member
+                        .staged
+                        .push_back((persist.seq, member.written.clone()));
+                }
+                Effect::Send {
+                    to,
+                    message,
+                    release: Release::Now,
+                } => {
+                    self.wire.push_back((id, to, message));
+                }
+                Effect::Send {
+                    to,
+                    message,
+                    release: Release::After(seq),
+                } => {
+                    member.held.push((seq, to, message));
+                }
+                Effect::Commit { upto } => member.committed = upto.index,
+                Effect::Refused { leader } => member.refused = Some(leader),
+                Effect::ReadReady { upto, index } => member.ready.push((upto, index)),
+                Effect::ReadFailed { .. } => member.reads_failed += 1,
+                Effect::Status(_) => {}
+            }
+        }
+        if self.fast_disk {
+            self.sync(id, usize::MAX);
+        }
+    }
+
+    /// Makes the oldest `count` writes of a member durable.
+    pub(crate) fn sync(&mut self, id: NodeId, count: usize) {
+        let member = self.members.get_mut(&id).unwrap();
+        let count = count.min(member.staged.len());
+        let Some((seq, disk)) = member.staged.drain(..count).next_back() else {
+            return;
+        };
+        member.durable = disk;
+        let held = std::mem::take(&mut member.held);
+        let (free, held): (Vec<_>, Vec<_>) =
+            held.into_iter().partition(|(after, ..)| *after <= seq);
+        member.held = held;
+        self.wire
+            .extend(free.into_iter().map(|(_, to, message)| (id, to, message)));
+        self.step(id, Event::Persisted(Durable::for_simulation(seq)));
+    }
+
+    /// Lets a member's timer fire.
+    pub(crate) fn tick(&mut self, id: u64) {
+        self.now = self.now.max(self.at(id).raft.deadline());
+        self.step(NodeId(id), Event::Tick);
+    }
+
+    pub(crate) fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
+        self.cut.contains(&(a.min(b), a.max(b)))
+    }
+
+    /// Cuts a member off from all others.
+    pub(crate) fn isolate(&mut self, id: u64) {
+        let id = NodeId(id);
+        let others = voters(self.size).into_iter().filter(|other| *other != id);
+        self.cut
+            .extend(others.map(|other| (id.min(other), id.max(other))));
+    }
+
+    /// Hands over one message, unless it is lost on the way.
+    pub(crate) fn deliver(&mut self, (from, to, message): (NodeId, NodeId, Message)) {
+        if !self.is_cut(from, to) {
+            self.delivered += 1;
+            self.seen.push((from, to, message.clone()));
+            self.step(to, Event::Received { from, message });
+        }
+    }
+
+    /// Hands over messages until there are none.
+    pub(crate) fn settle(&mut self) {
+        while let Some(message) = self.wire.pop_front() {
+            self.deliver(message);
+        }
+    }
+
+    /// Makes `id` the leader, and lets it commit what it can.
+    pub(crate) fn elect(&mut self, id: u64) {
+        // Long enough that nobody stands by an earlier leader.
+        self.now = self.now.after(config().election_timeout);
+        self.tick(id);
+        self.settle();
+        assert_eq!(
+            self.at(id).status().role,
+            RoleName::Leader,
+            "node {id} was not elected"
+        );
+    }
+
+    pub(crate) fn propose(&mut self, id: u64, count: u64) {
+        self.step(NodeId(id), Event::Propose { count });
+    }
+
+    /// The terms in a member's log.
+    pub(crate) fn terms(&self, id: u64) -> Vec<u64> {
+        self.at(id)
+            .written
+            .terms
+            .iter()
+            .map(|term| term.0)
+            .collect()
+    }
+
+    /// Restarts a member with what its disk has.
+    pub(crate) fn crash(&mut self, id: NodeId) {
+        let disk = self.members[&id].durable.clone();
+        self.seed = self.seed.wrapping_add(1);
+        let boot = boot(
+            id.0,
+            self.size,
+            &disk,
+            self.seed.wrapping_mul(31).wrapping_add(id.0),
+        );
+        self.members.insert(id, Member::new(boot, disk, self.now));
+    }
+}
+
+/// The terms of new entries: the leader's own, or those the message names.
+fn append_terms(disk: &mut Disk, persist: &Persist, message: Option<&Message>) {
+    use catamaran::raft::message::Body;
+    let Some(new) = &persist.entries else { return };
+    for index in new.range.prev.index.0 + 1..=new.range.last.index.0 {
+        let named = message.and_then(|message| match &message.body {
+            Body::Append { runs, .. } => {
+                let before = runs.partition_point(|run| run.first.0 <= index);
+                before.checked_sub(1).map(|at| runs[at].term)
+            }
+            _ => None,
+        });
+        disk.terms.push(named.unwrap_or(persist.hard_state.term));
+    }
+    assert_eq!(
+        disk.last(),
+        new.range.last,
+        "the entries are not those of the range"
+    );
+}
