@@ -57,6 +57,12 @@ impl Tcp {
 
 impl Connect for Tcp {
     fn connect(self: Box<Self>, context: Context) -> Result<Arc<dyn Transport>, TransportError> {
+        Ok(Arc::new(self.start(context)?))
+    }
+}
+
+impl Tcp {
+    fn start(self, context: Context) -> Result<TcpTransport, TransportError> {
         let me = context.identity.node;
         if !context.members.iter().any(|member| member.id == me) {
             return Err(TransportError::NotAMember(me));
@@ -88,7 +94,7 @@ impl Connect for Tcp {
             running.spawn(format!("catamaran-peer-{id}"), move || peer.run())?;
         }
         let queues = std::mem::take(&mut *running.queues.lock());
-        Ok(Arc::new(TcpTransport { queues, running }))
+        Ok(TcpTransport { queues, running })
     }
 }
 

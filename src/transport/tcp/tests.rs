@@ -1,1 +1,327 @@
+//! Transports on loopback, and peers that misbehave.
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, unbounded};
+
+use super::wire::{self, Hello, Refusal};
+use super::{Tcp, TcpTransport};
+use crate::raft::message::{Body, Message};
+use crate::transport::{Context, EntrySource, Inbox, Incoming, Limits, Transport};
+use crate::types::{
+    ClusterId, Entry, EntryKind, EntryRange, Identity, LogId, LogIndex, Member, NodeId, Term,
+    TermRun,
+};
+
+/// Long enough for anything that is going to happen at all.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LIMITS: Limits = Limits {
+    max_entry_bytes: 1 << 16,
+    max_append_bytes: 1 << 12,
+    max_append_entries: 1 << 10,
+};
+const A: NodeId = NodeId(1);
+const B: NodeId = NodeId(2);
+
+struct Collect(Sender<Incoming>);
+
+impl Inbox for Collect {
+    fn deliver(&self, incoming: Incoming) {
+        let _ = self.0.send(incoming);
+    }
+}
+
+/// A log in which every entry has its index as its payload, and 1,000 bytes.
+struct Numbered;
+
+impl EntrySource for Numbered {
+    fn read(&self, range: EntryRange, max_bytes: usize) -> Option<Vec<Entry>> {
+        let indices = range.prev.index.0 + 1..=range.last.index.0;
+        Some(
+            indices
+                .map(numbered)
+                .take(max_bytes.div_ceil(1_000))
+                .collect(),
+        )
+    }
+}
+
+fn numbered(index: u64) -> Entry {
+    let payload = format!("{index:01000}").into();
+    Entry {
+        id: LogId::new(Term(1), LogIndex(index)),
+        kind: EntryKind::Normal,
+        payload,
+    }
+}
+
+fn identity(node: NodeId, incarnation: u64) -> Identity {
+    Identity {
+        cluster: ClusterId(7),
+        node,
+        incarnation,
+    }
+}
+
+struct Peer {
+    transport: TcpTransport,
+    inbox: Receiver<Incoming>,
+    addr: SocketAddr,
+}
+
+/// Starts `node` on `listener`; the other member is at `other`.
+fn start(identity: Identity, tcp: Tcp, other: SocketAddr) -> Peer {
+    let addr = tcp.local_addr();
+    let (me, you) = (identity.node, if identity.node == A { B } else { A });
+    let member = |id, addr: SocketAddr| Member {
+        id,
+        addr: addr.to_string(),
+        client_addr: String::new(),
+    };
+    let (sender, inbox) = unbounded();
+    let context = Context {
+        identity,
+        members: vec![member(me, addr), member(you, other)],
+        inbox: Arc::new(Collect(sender)),
+        entries: Arc::new(Numbered),
+        limits: LIMITS,
+    };
+    Peer {
+        transport: tcp.start(context).unwrap(),
+        inbox,
+        addr,
+    }
+}
+
+fn bind() -> Tcp {
+    Tcp::bind("127.0.0.1:0").unwrap()
+}
+
+/// Two members that know each other.
+fn pair() -> (Peer, Peer) {
+    let (one, other) = (bind(), bind());
+    let (at_one, at_other) = (one.local_addr(), other.local_addr());
+    (
+        start(identity(A, 1), one, at_other),
+        start(identity(B, 2), other, at_one),
+    )
+}
+
+fn vote(term: u64) -> Message {
+    Message {
+        term: Term(term),
+        body: Body::VoteReply { granted: true },
+    }
+}
+
+/// Sends until one gets through, since what is sent without a connection is dropped; gives its term.
+fn until_heard(from: &Peer, to: NodeId, at: &Receiver<Incoming>) -> u64 {
+    for term in 1.. {
+        from.transport.send(to, vote(term));
+        match at.recv_timeout(Duration::from_millis(20)) {
+            Ok(incoming) => return incoming.message.term.0,
+            Err(_) => assert!(term < 3_000, "never heard"),
+        }
+    }
+    unreachable!()
+}
+
+#[test]
+fn messages_arrive_in_order_and_name_their_sender() {
+    let (a, b) = pair();
+    let first = until_heard(&a, B, &b.inbox);
+    // Those sent before the first was heard may still come.
+    a.transport.send(B, vote(1_000_000));
+    while b.inbox.recv_timeout(PATIENCE).unwrap().message.term != Term(1_000_000) {}
+    assert!(first < 1_000_000);
+    for term in 1..=500 {
+        a.transport.send(B, vote(term));
+    }
+    for term in 1..=500 {
+        let incoming = b.inbox.recv_timeout(PATIENCE).unwrap();
+        assert_eq!((incoming.from, incoming.message), (A, vote(term)));
+    }
+}
+
+#[test]
+fn a_large_append_is_split_into_consecutive_ones() {
+    let (a, b) = pair();
+    until_heard(&a, B, &b.inbox);
+    let range = EntryRange {
+        prev: LogId::ORIGIN,
+        last: LogId::new(Term(1), LogIndex(22)),
+    };
+    let runs = vec![TermRun {
+        term: Term(1),
+        first: LogIndex(1),
+    }];
+    let body = Body::Append {
+        range,
+        runs,
+        commit: LogIndex(3),
+        round: 9,
+    };
+    a.transport.send(
+        B,
+        Message {
+            term: Term(1),
+            body,
+        },
+    );
+    let mut next = LogId::ORIGIN;
+    let mut parts = 0;
+    while next != range.last {
+        let incoming = b.inbox.recv_timeout(PATIENCE).unwrap();
+        let Body::Append {
+            range: part,
+            commit,
+            round,
+            ..
+        } = incoming.message.body
+        else {
+            continue;
+        };
+        assert_eq!((part.prev, commit, round), (next, LogIndex(3), 9));
+        let expected: Vec<_> = (part.prev.index.0 + 1..=part.last.index.0)
+            .map(numbered)
+            .collect();
+        assert_eq!(incoming.entries, expected);
+        next = part.last;
+        parts += 1;
+    }
+    assert_eq!(
+        parts, 5,
+        "22 kB in parts of about 4 KiB, which takes 5 entries each"
+    );
+}
+
+#[test]
+fn a_peer_that_comes_later_or_returns_is_connected() {
+    let (one, other) = (bind(), bind());
+    let (at_one, at_other) = (one.local_addr(), other.local_addr());
+    let a = start(identity(A, 1), one, at_other);
+    drop(other);
+    for _ in 0..2 {
+        let b = start(
+            identity(B, 2),
+            Tcp::bind(&at_other.to_string()).unwrap(),
+            at_one,
+        );
+        until_heard(&a, B, &b.inbox);
+        until_heard(&b, A, &a.inbox);
+        b.transport.close();
+    }
+}
+
+/// What a node answers to a hello.
+fn answer(addr: SocketAddr, hello: &[u8]) -> Result<u64, Refusal> {
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(hello).unwrap();
+    let mut answer = [0; wire::ANSWER_BYTES];
+    stream.read_exact(&mut answer).unwrap();
+    wire::decode_answer(&answer)
+}
+
+#[test]
+fn strangers_are_refused_by_the_reason_and_logged_once() {
+    let (a, b) = pair();
+    until_heard(&b, A, &a.inbox);
+    let hello = |from: Identity, to: NodeId| Hello { from, to }.encode();
+    let foreign = Identity {
+        cluster: ClusterId(8),
+        ..identity(B, 2)
+    };
+    let mut newer = hello(identity(B, 2), A);
+    newer[8] = 2;
+    let cases = [
+        (hello(foreign, A), Refusal::Cluster),
+        (hello(identity(NodeId(3), 2), A), Refusal::Node),
+        (hello(identity(B, 2), B), Refusal::Node),
+        (hello(identity(B, 3), A), Refusal::Incarnation),
+        (newer, Refusal::Version),
+        (vec![b'x'; wire::HELLO_BYTES], Refusal::Garbage),
+    ];
+    for (hello, refusal) in &cases {
+        for _ in 0..3 {
+            assert_eq!(answer(a.addr, hello), Err(*refusal));
+        }
+    }
+    let logged = a.transport.running.shared.logged.lock();
+    let logged: Vec<_> = logged.iter().copied().collect();
+    let nobody = NodeId(u64::MAX);
+    let expected = [
+        (B, Refusal::Cluster),
+        (B, Refusal::Node),
+        (B, Refusal::Incarnation),
+        (NodeId(3), Refusal::Node),
+        (nobody, Refusal::Garbage),
+        (nobody, Refusal::Version),
+    ];
+    assert_eq!(logged, expected);
+}
+
+#[test]
+fn malformed_bytes_close_their_connection_and_no_other() {
+    let (a, b) = pair();
+    until_heard(&a, B, &b.inbox);
+    let mut over_limit = (1u32 << 30).to_le_bytes().to_vec();
+    over_limit.extend_from_slice(&[0; 4]);
+    let mut damaged = Vec::new();
+    wire::put_frame(&mut damaged, &vote(1), &[]);
+    *damaged.last_mut().unwrap() ^= 1;
+    for bytes in [over_limit, damaged, vec![0xff; 64]] {
+        // As node 1, whose own connection this one replaces.
+        let mut stream = TcpStream::connect(b.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+            .write_all(
+                &Hello {
+                    from: identity(A, 1),
+                    to: B,
+                }
+                .encode(),
+            )
+            .unwrap();
+        let mut answer = [0; wire::ANSWER_BYTES];
+        stream.read_exact(&mut answer).unwrap();
+        stream.write_all(&bytes).unwrap();
+        let mut rest = Vec::new();
+        // It is closed, in order or by force.
+        let _ = stream.read_to_end(&mut rest);
+        assert!(rest.is_empty());
+        until_heard(&a, B, &b.inbox);
+    }
+}
+
+#[test]
+fn a_full_queue_drops_and_does_not_wait() {
+    // Nobody listens there any more.
+    let gone = bind().local_addr();
+    let a = start(identity(A, 1), bind(), gone);
+    for term in 0..10 * super::QUEUE as u64 {
+        a.transport.send(B, vote(term));
+    }
+    assert!(a.transport.queues[&B].len() <= super::QUEUE);
+}
+
+#[test]
+fn closing_joins_every_thread_even_when_a_peer_hangs() {
+    // Accepts, and never reads or answers.
+    let hanging = TcpListener::bind("127.0.0.1:0").unwrap();
+    let a = start(identity(A, 1), bind(), hanging.local_addr().unwrap());
+    let (mut accepted, _) = hanging.accept().unwrap();
+    // A stranger who says nothing holds a reader.
+    let _silent = TcpStream::connect(a.addr).unwrap();
+    a.transport.close();
+    // Every thread held the shared state; nobody else does.
+    assert_eq!(Arc::strong_count(&a.transport.running.shared), 1);
+    a.transport.send(B, vote(1));
+    a.transport.close();
+    let mut rest = Vec::new();
+    let _ = accepted.read_to_end(&mut rest);
+    assert_eq!(rest.len(), wire::HELLO_BYTES, "nothing after the hello");
+}
