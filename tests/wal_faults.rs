@@ -8,7 +8,9 @@ use std::sync::{Arc, Barrier};
 
 use catamaran::sim::{Op, Rng, SimDisk, Survival};
 use catamaran::types::LogIndex;
-use catamaran::wal::{Batch, Preparer, ReadError, Recovery, Wal, WalError, WalOptions};
+use catamaran::wal::{
+    Batch, Preparer, ReadError, Recovery, Wal, WalError, WalOptions, open_read_only_on,
+};
 
 fn options(disk: &SimDisk) -> WalOptions {
     WalOptions::new("/wal")
@@ -307,4 +309,59 @@ fn an_empty_write_makes_the_fence_durable() {
         open(&disk).map(drop),
         Err(WalError::Corruption { .. })
     ));
+}
+
+#[test]
+fn a_look_at_a_log_shows_all_of_it_and_changes_nothing() {
+    let disk = SimDisk::new(1);
+    let (wal, _) = open(&disk).unwrap();
+    for index in 1..=40_u8 {
+        append(&wal, &[index; 3000]).unwrap();
+    }
+    let staged = wal.drop_prefix(LogIndex(5)).unwrap();
+    wal.sync(staged).unwrap();
+    append(&wal, b"the last").unwrap();
+    // The log is open, and its lock is held.
+    let whole = disk.ops();
+    let inspection = open_read_only_on(&disk, "/wal").unwrap();
+    assert_eq!(
+        (inspection.first(), inspection.last()),
+        (LogIndex(6), LogIndex(41))
+    );
+    assert_eq!(inspection.torn(), None);
+    assert_eq!(inspection.runs(), wal.reader().runs());
+    let mut next = LogIndex(6);
+    for segment in inspection.segments() {
+        if let (Some(first), Some(last)) = (segment.first, segment.last) {
+            assert_eq!(first, next);
+            next = last.next();
+        }
+    }
+    assert_eq!(next, LogIndex(42));
+    for stored in inspection.range(LogIndex(6)..=LogIndex(40)) {
+        let stored = stored.unwrap();
+        assert_eq!(&*stored.payload, [stored.index.0 as u8; 3000]);
+    }
+    let verified = inspection.verify().unwrap();
+    assert_eq!(verified.entries, 41);
+    drop(wal);
+    let at = find(&disk, &segment(3), b"the last");
+    flip(&disk, &segment(3), at);
+    let inspection = open_read_only_on(&disk, "/wal").unwrap();
+    assert_eq!(inspection.last(), LogIndex(40));
+    assert_eq!(inspection.torn().unwrap().offset, at as u64 - 32);
+    inspection.verify().unwrap();
+    let sealed = inspection.segments()[0].clone();
+    assert!(sealed.sealed);
+    flip(&disk, &segment(1), 6000);
+    let error = open_read_only_on(&disk, "/wal").unwrap().verify();
+    let named = matches!(
+        error,
+        Err(WalError::Corruption {
+            index: Some(LogIndex(1)),
+            ..
+        })
+    );
+    assert!(named, "{error:?}");
+    assert_eq!(disk.ops(), whole, "nothing was written");
 }

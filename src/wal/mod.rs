@@ -45,6 +45,7 @@ mod error;
 mod format;
 mod group;
 mod index;
+mod inspect;
 mod options;
 mod reader;
 mod recover;
@@ -52,6 +53,7 @@ mod scan;
 mod stock;
 
 pub use error::{ReadError, WalError};
+pub use inspect::{Inspection, SegmentInfo, Verified, open_read_only, open_read_only_on};
 pub use options::WalOptions;
 pub use reader::{Stored, WalReader};
 pub use recover::{Recovery, Torn};

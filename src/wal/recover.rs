@@ -90,8 +90,8 @@ impl Found {
 }
 
 /// How the last segment in use ends.
-pub(super) struct TailEnd {
-    pub(super) segment: Arc<Segment>,
+struct TailEnd {
+    segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     end: u64,
     fenced: Position,
@@ -102,13 +102,15 @@ pub(super) struct TailEnd {
 
 /// Everything that the files of a log say.
 pub(super) struct Survey {
-    identity: Option<Identity>,
-    index: Index,
-    state: Option<Vec<u8>>,
+    pub(super) identity: Option<Identity>,
+    pub(super) index: Index,
+    pub(super) state: Option<Vec<u8>>,
     tail: Option<TailEnd>,
-    torn: Option<Torn>,
+    pub(super) torn: Option<Torn>,
+    /// The segments in use, and how they end; None for the one that is written on.
+    pub(super) used: Vec<(Arc<Segment>, Option<Ending>)>,
     /// Prepared segments that nothing was written to.
-    unused: Vec<Header>,
+    pub(super) unused: Vec<Header>,
     /// Sequences of segments that hold nothing but unfinished writes, the last first.
     discard: Vec<u64>,
     /// Left by a preparation that did not end.
@@ -139,6 +141,7 @@ pub(super) fn survey(
         state: None,
         tail: None,
         torn: None,
+        used: Vec::new(),
         unused: Vec::new(),
         discard: Vec::new(),
         temporary,
@@ -283,7 +286,9 @@ impl Survey {
             match starts.get(at + 1) {
                 Some((next, start)) => {
                     let end = start.previous.offset;
-                    self.read_ended(file, &bytes, end, next.tag == Ending::Cut as u8)?;
+                    let ending = Ending::from_u8(next.tag);
+                    self.read_ended(file, &bytes, end, ending == Some(Ending::Cut))?;
+                    self.used.push((Arc::clone(&file.segment), ending));
                     let _ = file.segment.file.set(Arc::clone(&file.file));
                     file.segment.publish(end);
                 }
@@ -376,13 +381,16 @@ impl Survey {
             }
         }
         file.segment.publish(walk.end as u64);
+        let ending = if sealed { Ending::Sealed } else { Ending::Cut };
+        let ended = Some(ending).filter(|_| !open);
+        self.used.push((Arc::clone(&file.segment), ended));
         self.tail = Some(TailEnd {
             segment: Arc::clone(&file.segment),
             file: Arc::clone(&file.file),
             end: walk.end as u64,
             fenced: walk.fenced,
             open,
-            ending: if sealed { Ending::Sealed } else { Ending::Cut },
+            ending,
         });
         Ok(())
     }
@@ -502,6 +510,13 @@ pub(super) fn recover(options: &WalOptions) -> Result<(Resume, Plan, Recovery), 
 }
 
 impl Survey {
+    /// Lets the last segment in use be read, by one who will not write to it.
+    pub(super) fn show_tail(&self) {
+        if let Some(tail) = &self.tail {
+            let _ = tail.segment.file.set(Arc::clone(&tail.file));
+        }
+    }
+
     fn resume(self, disk: &dyn Disk) -> Result<Resume, WalError> {
         let mut resume = Resume {
             index: self.index,

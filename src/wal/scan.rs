@@ -24,7 +24,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    const fn end(&self) -> usize {
+    pub(super) const fn end(&self) -> usize {
         self.offset + format::frame_bytes(self.payload.len())
     }
 }
