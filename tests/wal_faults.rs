@@ -8,9 +8,7 @@ use std::sync::{Arc, Barrier};
 
 use catamaran::sim::{Op, Rng, SimDisk, Survival};
 use catamaran::types::LogIndex;
-use catamaran::wal::{
-    Batch, Preparer, ReadError, Recovery, Wal, WalError, WalOptions, open_read_only_on,
-};
+use catamaran::wal::{Preparer, ReadError, Recovery, Wal, WalError, WalOptions, open_read_only_on};
 
 fn options(disk: &SimDisk) -> WalOptions {
     WalOptions::new("/wal")
@@ -296,12 +294,19 @@ fn a_lost_segment_and_a_copied_one_are_told_apart_from_damage() {
 }
 
 #[test]
-fn an_empty_write_makes_the_fence_durable() {
+fn a_fence_makes_damage_of_the_newest_batch_be_named_and_is_written_once() {
     let disk = SimDisk::new(1);
     let (wal, _) = open(&disk).unwrap();
     append(&wal, b"only").unwrap();
-    let staged = wal.write(&Batch::default()).unwrap();
+    let staged = wal
+        .fence()
+        .unwrap()
+        .expect("nothing says yet that it is durable");
     wal.sync(staged).unwrap();
+    assert!(wal.fence().unwrap().is_none());
+    drop(wal);
+    let (wal, _) = open(&disk).unwrap();
+    assert!(wal.fence().unwrap().is_none(), "it was found again");
     drop(wal);
     let at = find(&disk, &segment(1), b"only");
     flip(&disk, &segment(1), at);

@@ -478,6 +478,7 @@ impl Footer {
         if (starts as u64) < end
             || crc32fast::hash(body) != body_crc
             || lo.prev().0.checked_add(count as u64) != Some(last.0)
+            || last.0 == u64::MAX
         {
             return None;
         }
@@ -544,7 +545,8 @@ pub(super) fn segment_name(sequence: u64) -> String {
 pub(super) fn parse_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wal")?;
     let sequence = u64::from_str_radix(digits, 16).ok()?;
-    (segment_name(sequence) == name).then_some(sequence)
+    // 0 stands for no segment, and the last has no successor.
+    (segment_name(sequence) == name && sequence > 0 && sequence < u64::MAX).then_some(sequence)
 }
 
 #[cfg(test)]
