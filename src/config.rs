@@ -26,6 +26,9 @@ pub struct Options {
     /// How many proposals and reads may wait in memory; beyond it callers are told `Overloaded`. Default
     /// 65,536; 1 to 16,777,216.
     pub max_pending: usize,
+    /// How many bytes of proposals may wait in memory; beyond it callers are told `Overloaded`. A single
+    /// larger one is taken. Default 256 MiB; 1 byte to 64 GiB.
+    pub max_pending_bytes: usize,
     /// Seeds the election timeouts. None draws a seed from the system; tests set one.
     pub seed: Option<u64>,
 }
@@ -41,6 +44,7 @@ impl Default for Options {
             max_append_bytes: 1 << 20,
             max_inflight_appends: 64,
             max_pending: 65_536,
+            max_pending_bytes: 256 << 20,
             seed: None,
         }
     }

@@ -127,6 +127,18 @@ pub struct TermRun {
     pub first: LogIndex,
 }
 
+/// What a node must remember over a crash besides its entries (Raft paper, figure 2), and the commit
+/// index, which only saves work after a restart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct HardState {
+    /// The latest term seen.
+    pub term: Term,
+    /// Who got this node's vote in that term.
+    pub vote: Option<NodeId>,
+    /// A lower bound of what is committed.
+    pub commit: LogIndex,
+}
+
 /// What an entry is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 #[repr(u8)]

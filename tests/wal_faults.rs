@@ -8,7 +8,9 @@ use std::sync::{Arc, Barrier};
 
 use catamaran::sim::{Op, Rng, SimDisk, Survival};
 use catamaran::types::LogIndex;
-use catamaran::wal::{Preparer, ReadError, Recovery, Wal, WalError, WalOptions, open_read_only_on};
+use catamaran::wal::{
+    Inspection, Preparer, ReadError, Recovery, Stage, Wal, WalError, WalOptions, open_read_only_on,
+};
 
 fn options(disk: &SimDisk) -> WalOptions {
     WalOptions::new("/wal")
@@ -19,6 +21,10 @@ fn options(disk: &SimDisk) -> WalOptions {
 
 fn open(disk: &SimDisk) -> Result<(Wal, Recovery), WalError> {
     options(disk).open()
+}
+
+fn look(disk: &SimDisk) -> Result<Inspection, WalError> {
+    open_read_only_on(Arc::new(disk.clone()), "/wal")
 }
 
 fn append(wal: &Wal, payload: &[u8]) -> Result<(), WalError> {
@@ -328,7 +334,7 @@ fn a_look_at_a_log_shows_all_of_it_and_changes_nothing() {
     append(&wal, b"the last").unwrap();
     // The log is open, and its lock is held.
     let whole = disk.ops();
-    let inspection = open_read_only_on(&disk, "/wal").unwrap();
+    let inspection = look(&disk).unwrap();
     assert_eq!(
         (inspection.first(), inspection.last()),
         (LogIndex(6), LogIndex(41))
@@ -337,7 +343,7 @@ fn a_look_at_a_log_shows_all_of_it_and_changes_nothing() {
     assert_eq!(inspection.runs(), wal.reader().runs());
     let mut next = LogIndex(6);
     for segment in inspection.segments() {
-        if let (Some(first), Some(last)) = (segment.first, segment.last) {
+        if let Some((first, last)) = segment.entries {
             assert_eq!(first, next);
             next = last.next();
         }
@@ -347,19 +353,20 @@ fn a_look_at_a_log_shows_all_of_it_and_changes_nothing() {
         let stored = stored.unwrap();
         assert_eq!(&*stored.payload, [stored.index.0 as u8; 3000]);
     }
-    let verified = inspection.verify().unwrap();
-    assert_eq!(verified.entries, 41);
+    let mut read = 0;
+    inspection.verify(|bytes| read = bytes).unwrap();
+    assert_eq!(read, inspection.used_bytes());
     drop(wal);
     let at = find(&disk, &segment(3), b"the last");
     flip(&disk, &segment(3), at);
-    let inspection = open_read_only_on(&disk, "/wal").unwrap();
+    let inspection = look(&disk).unwrap();
     assert_eq!(inspection.last(), LogIndex(40));
     assert_eq!(inspection.torn().unwrap().offset, at as u64 - 32);
-    inspection.verify().unwrap();
+    inspection.verify(|_| ()).unwrap();
     let sealed = inspection.segments()[0].clone();
-    assert!(sealed.sealed);
+    assert_eq!(sealed.stage, Stage::Sealed);
     flip(&disk, &segment(1), 6000);
-    let error = open_read_only_on(&disk, "/wal").unwrap().verify();
+    let error = look(&disk).unwrap().verify(|_| ());
     let named = matches!(
         error,
         Err(WalError::Corruption {

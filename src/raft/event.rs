@@ -1,7 +1,9 @@
 //! What goes into a step of consensus, and what comes out of it.
 
 use crate::raft::message::Message;
-use crate::types::{Durable, EntryKind, EntryRange, LogId, LogIndex, NodeId, Term, WriteSeq};
+use crate::types::{
+    Durable, EntryKind, EntryRange, HardState, LogId, LogIndex, NodeId, Term, WriteSeq,
+};
 
 /// Something that happened, for [`Raft::step`](crate::raft::Raft::step).
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -116,18 +118,6 @@ pub enum Source {
     Message,
     /// One entry of this kind, with no bytes.
     Empty(EntryKind),
-}
-
-/// What a node must remember over a crash besides its entries (Raft paper, figure 2), and the commit
-/// index, which only saves work after a restart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct HardState {
-    /// The latest term seen.
-    pub term: Term,
-    /// Who got this node's vote in that term.
-    pub vote: Option<NodeId>,
-    /// A lower bound of what is committed.
-    pub commit: LogIndex,
 }
 
 /// Who leads, as far as this node knows.

@@ -1,4 +1,442 @@
 //! Consensus, without a disk, a network, a thread or a clock.
+//!
+//! [`Raft::step`] takes the time and one [`Event`](event::Event) and adds to a list of
+//! [`Effect`](event::Effect)s, which the caller carries out in order. It cannot fail, and with the same
+//! seed and the same events it does the same. It follows the paper "In Search of an Understandable
+//! Consensus Algorithm" and Ongaro's thesis, with these particulars:
+//!
+//! - **Metadata only.** Entries are ranges and runs of terms here; their bytes never come in.
+//! - **Promises wait for the disk.** Whatever says "I have this entry", "you have my vote" or "I am in
+//!   this term" is released only [`After`](event::Release::After) the write that makes it true. A leader
+//!   sends entries while it writes them, and counts itself only once they are durable (thesis, 10.2.1).
+//! - **Durability goes by write, not by index.** An index can be rewritten while its first write is under
+//!   way; the first write's completion then says nothing about it.
+//! - **PreVote** (thesis, 9.6). A node asks whether it would be elected before it moves to a new term. Who
+//!   has heard from a leader within the least election timeout says no, so that a node that was cut off
+//!   does not unseat a leader that the others follow.
+//! - **Backing up by terms** (paper, 5.3). A refusal names the last entry that could agree, and the leader
+//!   skips whole terms of its own likewise: at most one round trip a term that differs.
+//! - **Commit rides along.** Followers learn of it with the next append or heartbeat.
+//! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
+//!   a round that began after; one round at a time, shared by all that wait.
+//!
+//! What is deliberately absent: snapshots, changes of membership, and a leader that steps down because it
+//! hears no quorum.
 
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::types::{Durable, HardState, LogId, LogIndex, NodeId, Term, TermRun, Time, WriteSeq};
+
+mod election;
 pub mod event;
+mod follower;
+mod leader;
+mod log_view;
 pub mod message;
+mod progress;
+mod rng;
+
+use election::Ballot;
+use event::{Effect, Event, NewEntries, Persist, Release, RoleName, Source, Status};
+use follower::Follower;
+use leader::Leader;
+use log_view::LogView;
+use message::{Body, Message};
+use rng::Rng;
+
+/// Terms beyond this are nobody's: no cluster holds that many elections. Refusing them leaves room to
+/// count.
+const MAX_TERM: Term = Term(u64::MAX >> 1);
+/// Likewise for indices.
+const MAX_INDEX: LogIndex = LogIndex(u64::MAX >> 1);
+
+/// One member's part in consensus.
+///
+/// ```text
+///            committed           durable            last
+///   first        |                  |                |
+///     |          v                  v                v
+/// ----+==========+------------------+----------------+
+///     first - 1 <= committed <= last,   durable <= last
+/// ```
+/// On a follower `committed` may be beyond `durable`: a quorum of others has the entry.
+#[derive(Clone, Debug)]
+pub struct Raft {
+    id: NodeId,
+    /// Sorted.
+    voters: Vec<NodeId>,
+    election_timeout: Duration,
+    heartbeat_interval: Duration,
+    max_inflight: usize,
+    max_entries: u64,
+
+    term: Term,
+    vote: Option<NodeId>,
+    commit: LogIndex,
+    log: LogView,
+    role: Role,
+    election_at: Time,
+    rng: Rng,
+
+    /// The last write handed out, and the last that is durable.
+    written: WriteSeq,
+    persisted: WriteSeq,
+    /// The write that made term and vote what they are.
+    hard_state_seq: WriteSeq,
+
+    now: Time,
+    reported: Status,
+    // What this step has to write and to send, until its end.
+    hard_state_changed: bool,
+    commit_moved: bool,
+    truncate_from: Option<LogIndex>,
+    entries: Option<NewEntries>,
+    outbox: Vec<Outgoing>,
+    effects: Vec<Effect>,
+}
+
+#[derive(Clone, Debug)]
+enum Role {
+    Follower(Follower),
+    PreCandidate(Ballot),
+    Candidate(Ballot),
+    Leader(Leader),
+}
+
+/// A message to be sent at the end of the step.
+#[derive(Clone, Debug)]
+struct Outgoing {
+    to: NodeId,
+    message: Message,
+    /// It promises that entries up to here are durable.
+    needs: Option<LogIndex>,
+}
+
+/// What a member knows when it starts: what its log says, all of it durable.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// Who this is.
+    pub id: NodeId,
+    /// All who vote, in any order.
+    pub voters: Vec<NodeId>,
+    /// Term, vote and commit.
+    pub hard_state: HardState,
+    /// The first index of the log.
+    pub first: LogIndex,
+    /// The last entry.
+    pub last: LogId,
+    /// The terms of the entries, ascending.
+    pub runs: Vec<TermRun>,
+    /// The number of the last write, after which this one counts on.
+    pub written: WriteSeq,
+    /// Seeds the election timeouts.
+    pub seed: u64,
+}
+
+/// Where a member's log stands; [`Raft`] draws how they lie.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pointers {
+    /// The first entry.
+    pub first: LogIndex,
+    /// The last that is known to be committed.
+    pub committed: LogIndex,
+    /// The last of those that are durable here.
+    pub durable: LogIndex,
+    /// The last.
+    pub last: LogId,
+}
+
+impl Raft {
+    /// A follower of nobody, with what its log says.
+    #[must_use]
+    pub fn new(config: &Config, boot: Boot, now: Time) -> Self {
+        let mut voters = boot.voters;
+        voters.sort_unstable();
+        voters.dedup();
+        let log = LogView::new(boot.first, boot.last, boot.runs);
+        let HardState { term, vote, commit } = boot.hard_state;
+        let status = Status {
+            role: RoleName::Follower,
+            term,
+            leader: None,
+        };
+        let mut raft = Self {
+            id: boot.id,
+            election_timeout: config.election_timeout,
+            heartbeat_interval: config.heartbeat_interval,
+            max_inflight: config.max_inflight_appends,
+            max_entries: config.max_append_entries,
+            term,
+            vote,
+            commit: commit.clamp(log.first().prev(), log.last().index),
+            log,
+            role: Role::Follower(Follower::default()),
+            election_at: now,
+            rng: Rng::new(boot.seed),
+            written: boot.written,
+            persisted: boot.written,
+            hard_state_seq: boot.written,
+            now,
+            reported: status,
+            hard_state_changed: false,
+            commit_moved: false,
+            truncate_from: None,
+            entries: None,
+            outbox: Vec::new(),
+            effects: Vec::new(),
+            voters,
+        };
+        // Nobody else could lead where there is nobody else.
+        if raft.voters != [raft.id] {
+            raft.wait_for_election();
+        }
+        raft
+    }
+
+    /// Takes in one event, and adds what is to be done about it to `effects`.
+    ///
+    /// Total: no event and no message of a peer makes it fail, nonsense is ignored. `now` must not go
+    /// back; if it does, timers only fire later.
+    pub fn step(&mut self, now: Time, event: Event, effects: &mut Vec<Effect>) {
+        self.now = now.max(self.now);
+        std::mem::swap(&mut self.effects, effects);
+        match event {
+            Event::Tick => self.tick(),
+            Event::Received { from, message } => self.receive(from, message),
+            Event::Propose { count } => self.propose(count),
+            Event::Read { read } => self.handle_read(read),
+            Event::Persisted(durable) => self.persisted(durable),
+        }
+        self.flush();
+        std::mem::swap(&mut self.effects, effects);
+        #[cfg(debug_assertions)]
+        self.check();
+    }
+
+    /// When [`Event::Tick`] is due at the latest.
+    #[must_use]
+    pub const fn deadline(&self) -> Time {
+        match &self.role {
+            Role::Leader(leader) => leader.heartbeat_at,
+            _ => self.election_at,
+        }
+    }
+
+    /// Role, term and leader as of the last step.
+    #[must_use]
+    pub const fn status(&self) -> Status {
+        self.reported
+    }
+
+    /// Where the log stands.
+    #[must_use]
+    pub const fn pointers(&self) -> Pointers {
+        Pointers {
+            first: self.log.first(),
+            committed: self.commit,
+            durable: self.log.durable(),
+            last: self.log.last(),
+        }
+    }
+
+    fn tick(&mut self) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.lead_tick();
+        } else if self.now >= self.election_at {
+            self.election_tick();
+        }
+    }
+
+    fn receive(&mut self, from: NodeId, message: Message) {
+        let Message { term, body } = message;
+        if from == self.id || !self.voters.contains(&from) || term > MAX_TERM {
+            return;
+        }
+        match body {
+            // These two speak of a term that nobody has moved to.
+            Body::PreVote { last } => self.handle_pre_vote(from, term, last),
+            Body::PreVoteReply { granted } => self.handle_pre_vote_reply(from, term, granted),
+            Body::Append {
+                range,
+                runs,
+                commit,
+                round,
+            } => {
+                if !follower::is_sound(term, range, &runs) {
+                    return;
+                }
+                self.enter(term);
+                self.handle_append(
+                    from,
+                    term,
+                    follower::Append {
+                        range,
+                        runs,
+                        commit,
+                        round,
+                    },
+                );
+            }
+            Body::Vote { last } => {
+                self.enter(term);
+                self.handle_vote(from, term, last);
+            }
+            Body::VoteReply { granted } => {
+                self.enter(term);
+                if term == self.term {
+                    self.handle_vote_reply(from, granted);
+                }
+            }
+            Body::AppendReply { outcome, round } => {
+                self.enter(term);
+                if term == self.term {
+                    self.handle_append_reply(from, outcome, round);
+                }
+            }
+        }
+    }
+
+    /// Moves to `term` if it is newer, as a follower of nobody yet (section 5.1).
+    fn enter(&mut self, term: Term) {
+        if term > self.term {
+            self.term = term;
+            self.vote = None;
+            self.hard_state_changed = true;
+            self.become_follower(None);
+        }
+    }
+
+    fn propose(&mut self, count: u64) {
+        if !matches!(self.role, Role::Leader(_)) {
+            self.effects.push(Effect::Refused {
+                leader: self.leader(),
+            });
+        } else if count > 0 {
+            self.append_own(count, Source::Proposals);
+        }
+    }
+
+    fn persisted(&mut self, durable: Durable) {
+        let seq = durable.seq().min(self.written);
+        self.persisted = self.persisted.max(seq);
+        self.log.persisted(seq);
+        match self.role {
+            Role::Candidate(_) => self.count_own_vote(),
+            Role::Leader(_) => self.advance_commit(),
+            Role::Follower(_) | Role::PreCandidate(_) => {}
+        }
+    }
+
+    fn set_commit(&mut self, index: LogIndex) {
+        self.commit = index;
+        self.commit_moved = true;
+    }
+
+    fn leader(&self) -> Option<NodeId> {
+        match &self.role {
+            Role::Leader(_) => Some(self.id),
+            Role::Follower(follower) => follower.leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+        }
+    }
+
+    const fn quorum(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    /// The number that this step's write gets, if it has one.
+    const fn next_seq(&self) -> WriteSeq {
+        self.written.next()
+    }
+
+    /// Sends a message of this node's term that promises nothing of any entry.
+    fn send(&mut self, to: NodeId, body: Body) {
+        self.send_in(to, self.term, body);
+    }
+
+    /// Sends a message of another term; only those of PreVote have one.
+    fn send_in(&mut self, to: NodeId, term: Term, body: Body) {
+        self.outbox.push(Outgoing {
+            to,
+            message: Message { term, body },
+            needs: None,
+        });
+    }
+
+    /// Ends a step: first what is to be written, then what may be sent, what may be applied, and who this
+    /// is now.
+    fn flush(&mut self) {
+        if self.hard_state_changed || self.truncate_from.is_some() || self.entries.is_some() {
+            self.written = self.written.next();
+            if self.hard_state_changed {
+                self.hard_state_seq = self.written;
+            }
+            let persist = Persist {
+                seq: self.written,
+                hard_state: HardState {
+                    term: self.term,
+                    vote: self.vote,
+                    commit: self.commit,
+                },
+                truncate_from: self.truncate_from.take(),
+                entries: self.entries.take(),
+            };
+            self.hard_state_changed = false;
+            self.effects.push(Effect::Persist(persist));
+        }
+        for Outgoing { to, message, needs } in std::mem::take(&mut self.outbox) {
+            let release = self.release(&message.body, needs);
+            self.effects.push(Effect::Send {
+                to,
+                message,
+                release,
+            });
+        }
+        if std::mem::take(&mut self.commit_moved) {
+            let term = self.log.term_at(self.commit).unwrap_or(Term::ZERO);
+            let upto = LogId::new(term, self.commit);
+            self.effects.push(Effect::Commit { upto });
+        }
+        let status = Status {
+            role: self.role_name(),
+            term: self.term,
+            leader: self.leader(),
+        };
+        if status != self.reported {
+            self.reported = status;
+            self.effects.push(Effect::Status(status));
+        }
+    }
+
+    /// When a message may leave. Everything that speaks of this term promises not to fall back behind it.
+    fn release(&self, body: &Body, needs: Option<LogIndex>) -> Release {
+        if matches!(body, Body::PreVote { .. } | Body::PreVoteReply { .. }) {
+            return Release::Now;
+        }
+        let entries = needs.and_then(|index| self.log.write_of(index));
+        let seq = entries.unwrap_or_default().max(self.hard_state_seq);
+        if seq <= self.persisted {
+            Release::Now
+        } else {
+            Release::After(seq)
+        }
+    }
+
+    /// What holds after each step.
+    #[cfg(debug_assertions)]
+    fn check(&self) {
+        let Pointers {
+            first,
+            committed,
+            durable,
+            last,
+        } = self.pointers();
+        assert!(first.prev() <= committed, "first - 1 <= committed");
+        assert!(committed <= last.index, "committed <= last");
+        assert!(durable <= last.index, "durable <= last");
+        assert!(last.term <= self.term, "no entry of a term to come");
+        assert!(self.persisted <= self.written, "persisted <= written");
+        self.check_progress();
+    }
+}

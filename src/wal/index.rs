@@ -86,7 +86,7 @@ impl Span {
     }
 
     /// The first and last entry that live in this segment; none if nothing does.
-    fn live(&self, floor: LogIndex) -> Option<(LogIndex, LogIndex)> {
+    pub(super) fn live(&self, floor: LogIndex) -> Option<(LogIndex, LogIndex)> {
         let lo = self.lo.max(floor.next());
         (lo <= self.hi).then_some((lo, self.hi))
     }
@@ -344,13 +344,6 @@ impl Index {
                 what: "no segment holds the entry",
             })),
         }
-    }
-
-    /// The first and last entry that live in a segment; none if nothing does.
-    pub(super) fn live_in(&self, sequence: u64) -> Option<(LogIndex, LogIndex)> {
-        let mut spans = self.spans.iter();
-        let span = spans.find(|span| span.segment.sequence == sequence)?;
-        span.live(self.floor)
     }
 
     /// How many of the oldest segments hold nothing that lives.

@@ -1,21 +1,26 @@
-//! Looking at a log without opening it: no lock is taken, nothing is cut, nothing is written.
-//!
-//! A log that somebody writes at the same time may look torn at its end.
+//! Looking into a log without opening it: nothing is locked, cut or written.
 
 use std::ops::RangeInclusive;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::Stored;
 use super::error::{ReadError, WalError};
-use super::format::{self, Ending, HEADER_BYTES, Kind};
-use super::index::{Index, Segment};
-use super::reader::read_record;
-use super::recover::{Survey, Torn, survey};
-use super::scan::{Image, Stop};
-use crate::error::Fault;
+use super::format::{self, HEADER_BYTES};
+use super::index::Index;
+use super::reader::{self, Stored};
+use super::recover::{self, Survey, Torn};
 use crate::types::{Identity, LogIndex};
 use crate::vfs::{Disk, StdDisk};
+
+/// A log as its files have it at one moment.
+///
+/// Beside a process that has the log open, what that process is writing may be seen half, and is then told
+/// as torn.
+pub struct Inspection {
+    dir: PathBuf,
+    disk: Arc<dyn Disk>,
+    survey: Survey,
+}
 
 /// One segment file of a log.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -25,81 +30,78 @@ pub struct SegmentInfo {
     pub file: String,
     /// Its place among the segments.
     pub sequence: u64,
-    /// Its unique id.
+    /// Its id, which seeds its checksums.
     pub id: u64,
-    /// The file's length, in bytes.
+    /// The file's size in bytes.
     pub size: u64,
-    /// Where its frames end, in bytes from the file's start; 0 if none was written.
+    /// How many of them are in use, the header's block included.
     pub used: u64,
-    /// The first entry that lives in it, if one does.
-    pub first: Option<LogIndex>,
-    /// The last entry that lives in it, if one does.
-    pub last: Option<LogIndex>,
-    /// Whether it has ended and has its footer.
-    pub sealed: bool,
+    /// The first and last entry that live in it; none if no entry does.
+    pub entries: Option<(LogIndex, LogIndex)>,
+    /// What it is for at the moment.
+    pub stage: Stage,
 }
 
-/// What [`Inspection::verify`] read.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-#[non_exhaustive]
-pub struct Verified {
-    /// Frames whose checksums are right.
-    pub frames: u64,
-    /// How many of them are entries, live or superseded.
-    pub entries: u64,
-    /// Bytes of frames.
-    pub bytes: u64,
+/// The stages of a segment's life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Full, or ended by recovery; never written again.
+    Sealed,
+    /// Being written.
+    Active,
+    /// Made ahead, and empty.
+    Prepared,
 }
 
-/// A log as it stands on the disk.
-pub struct Inspection {
-    survey: Survey,
-}
-
-/// Reads the log in `dir` for a look.
+/// Looks into the log in `dir`.
 ///
 /// # Errors
-/// As [`super::WalOptions::open`], but for the owner and the lock, which are not asked for.
-pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Inspection, WalError> {
-    open_read_only_on(&StdDisk, dir)
+/// As [`WalOptions::open`](super::WalOptions::open), but for what only writing may meet. Damage in sealed
+/// segments is found by [`Inspection::verify`].
+pub fn open_read_only(dir: impl Into<PathBuf>) -> Result<Inspection, WalError> {
+    open_read_only_on(Arc::new(StdDisk), dir)
 }
 
 /// As [`open_read_only`], on a given disk.
 ///
 /// # Errors
 /// Likewise.
-pub fn open_read_only_on(disk: &dyn Disk, dir: impl AsRef<Path>) -> Result<Inspection, WalError> {
-    let survey = survey(disk, dir.as_ref(), None)?;
-    survey.show_tail();
-    Ok(Inspection { survey })
+pub fn open_read_only_on(
+    disk: Arc<dyn Disk>,
+    dir: impl Into<PathBuf>,
+) -> Result<Inspection, WalError> {
+    let dir = dir.into();
+    let survey = recover::survey(&*disk, &dir, None)?;
+    survey.open_tail();
+    Ok(Inspection { dir, disk, survey })
 }
 
 impl Inspection {
-    /// Whose log it is; none if there is no segment.
+    /// Whose log it is; none if there is no segment yet.
     #[must_use]
     pub const fn identity(&self) -> Option<Identity> {
         self.survey.identity
     }
 
-    /// The first entry; one past the last if there is none.
+    /// The first entry; one past [`Inspection::last`] if there is none.
     #[must_use]
     pub const fn first(&self) -> LogIndex {
-        self.index().first()
+        self.survey.index.first()
     }
 
     /// The last entry.
     #[must_use]
     pub const fn last(&self) -> LogIndex {
-        self.index().last
+        self.survey.index.last
     }
 
-    /// The state last written, if any was.
+    /// The state last written.
     #[must_use]
     pub fn state(&self) -> Option<&[u8]> {
         self.survey.state.as_deref()
     }
 
-    /// What the next open will cut.
+    /// What the next recovery would cut.
     #[must_use]
     pub const fn torn(&self) -> Option<&Torn> {
         self.survey.torn.as_ref()
@@ -108,49 +110,49 @@ impl Inspection {
     /// The stretches of equal marks, each as its mark and first index, ascending.
     #[must_use]
     pub fn runs(&self) -> Vec<(u64, LogIndex)> {
-        let runs = self.index().runs().iter();
+        let runs = self.survey.index.runs().iter();
         runs.map(|run| (run.mark, run.first)).collect()
     }
 
-    /// The segments, oldest first, the prepared ones behind those in use.
+    /// All segments, oldest first.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        let used = self.survey.used.iter().map(|(segment, ending)| {
-            let live = self.index().live_in(segment.sequence);
-            SegmentInfo {
-                file: segment.name.clone(),
-                sequence: segment.sequence,
-                id: segment.id,
-                size: segment.size,
-                used: segment.published(),
-                first: live.map(|(first, _)| first),
-                last: live.map(|(_, last)| last),
-                sealed: *ending == Some(Ending::Sealed),
-            }
+        let index = &self.survey.index;
+        let active = self.survey.active();
+        let used = index.spans.iter().map(|span| SegmentInfo {
+            file: span.segment.name.clone(),
+            sequence: span.segment.sequence,
+            id: span.segment.id,
+            size: span.segment.size,
+            used: span.segment.published(),
+            entries: span.live(index.floor),
+            stage: match active {
+                Some(active) if active == span.segment.sequence => Stage::Active,
+                _ => Stage::Sealed,
+            },
         });
         let unused = self.survey.unused.iter().map(|header| SegmentInfo {
             file: format::segment_name(header.sequence),
             sequence: header.sequence,
             id: header.id,
             size: header.size,
-            used: 0,
-            first: None,
-            last: None,
-            sealed: false,
+            used: HEADER_BYTES,
+            entries: None,
+            stage: Stage::Prepared,
         });
         used.chain(unused).collect()
     }
 
-    /// One live entry; its checksum is checked.
+    /// One entry; its checksum is checked.
     ///
     /// # Errors
-    /// As [`super::WalReader::get`].
+    /// As [`WalReader::get`](super::WalReader::get).
     pub fn get(&self, index: LogIndex) -> Result<Stored, ReadError> {
-        let (segment, offset) = self.index().locate(index)?;
-        Ok(read_record(&segment, offset, index)?)
+        let (segment, offset) = self.survey.index.locate(index)?;
+        Ok(reader::read_record(&segment, offset, index)?)
     }
 
-    /// The live entries of a range, in order.
+    /// The entries of a range, in order.
     pub fn range(
         &self,
         range: RangeInclusive<LogIndex>,
@@ -158,61 +160,48 @@ impl Inspection {
         (range.start().0..=range.end().0).map(|index| self.get(LogIndex(index)))
     }
 
-    /// Checks every frame of every segment, live or superseded, up to where its segment ends.
+    /// Reads every frame of every segment in use, calling `progress` with the bytes read so far.
     ///
     /// # Errors
-    /// [`WalError::Corruption`] for the first that is damaged; [`WalError::Io`].
-    pub fn verify(&self) -> Result<Verified, WalError> {
-        let mut verified = Verified::default();
-        for (segment, _) in &self.survey.used {
-            verify_segment(segment, &mut verified)?;
+    /// The first [`WalError::Corruption`], or [`WalError::Io`].
+    pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<(), WalError> {
+        let mut replayed: Option<(Index, Option<Vec<u8>>)> = None;
+        let mut read = 0;
+        for span in &self.survey.index.spans {
+            let segment = &span.segment;
+            recover::replay_whole(&*self.disk, &self.dir, segment, &mut replayed)?;
+            read += segment.published();
+            progress(read);
         }
-        Ok(verified)
+        let Some((index, state)) = replayed else {
+            return Ok(());
+        };
+        let same = index.last == self.survey.index.last && state == self.survey.state;
+        if same && index.runs() == self.survey.index.runs() {
+            return Ok(());
+        }
+        Err(WalError::Corruption {
+            segment: String::new(),
+            offset: 0,
+            index: None,
+            what: "the footers do not say what the frames say",
+        })
     }
 
-    const fn index(&self) -> &Index {
-        &self.survey.index
+    /// How many bytes [`Inspection::verify`] reads.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.survey
+            .index
+            .spans
+            .iter()
+            .map(|span| span.segment.published())
+            .sum()
     }
-}
 
-fn verify_segment(segment: &Arc<Segment>, verified: &mut Verified) -> Result<(), WalError> {
-    let damaged = |offset: usize, index, what| WalError::Corruption {
-        segment: segment.name.clone(),
-        offset: offset as u64,
-        index,
-        what,
-    };
-    let mut offset = HEADER_BYTES as usize;
-    let Some(file) = segment.file.get() else {
-        return Err(damaged(offset, None, "the segment is not open"));
-    };
-    let end = usize::try_from(segment.published()).unwrap_or(usize::MAX);
-    let bytes = file
-        .view(0, end)
-        .map_err(Fault::at("read", &segment.path))?;
-    let image = Image {
-        bytes: &bytes,
-        id: segment.id,
-        sequence: segment.sequence,
-    };
-    let mut next = None;
-    while offset < end {
-        let frame = image.frame(offset, end).map_err(|stop| {
-            let what = match stop {
-                Stop::Bad(what) => what,
-                Stop::End => "zeros where a frame was",
-            };
-            damaged(offset, next, what)
-        })?;
-        if frame.head.kind == Kind::Record {
-            verified.entries += 1;
-        }
-        if matches!(frame.head.kind, Kind::Record | Kind::Start) {
-            next = Some(LogIndex(frame.head.index.0.saturating_add(1)));
-        }
-        verified.frames += 1;
-        verified.bytes += (frame.end() - offset) as u64;
-        offset = frame.end();
+    /// The directory that was looked into.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
-    Ok(())
 }

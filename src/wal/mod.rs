@@ -53,7 +53,7 @@ mod scan;
 mod stock;
 
 pub use error::{ReadError, WalError};
-pub use inspect::{Inspection, SegmentInfo, Verified, open_read_only, open_read_only_on};
+pub use inspect::{Inspection, SegmentInfo, Stage, open_read_only, open_read_only_on};
 pub use options::WalOptions;
 pub use reader::{Stored, WalReader};
 pub use recover::{Recovery, Torn};

@@ -90,8 +90,8 @@ impl Found {
 }
 
 /// How the last segment in use ends.
-struct TailEnd {
-    segment: Arc<Segment>,
+pub(super) struct TailEnd {
+    pub(super) segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     end: u64,
     fenced: Position,
@@ -107,8 +107,6 @@ pub(super) struct Survey {
     pub(super) state: Option<Vec<u8>>,
     tail: Option<TailEnd>,
     pub(super) torn: Option<Torn>,
-    /// The segments in use, and how they end; None for the one that is written on.
-    pub(super) used: Vec<(Arc<Segment>, Option<Ending>)>,
     /// Prepared segments that nothing was written to.
     pub(super) unused: Vec<Header>,
     /// Sequences of segments to be removed, the last first: they hold unfinished writes or nothing.
@@ -141,7 +139,6 @@ pub(super) fn survey(
         state: None,
         tail: None,
         torn: None,
-        used: Vec::new(),
         unused: Vec::new(),
         discard: Vec::new(),
         temporary,
@@ -280,15 +277,13 @@ impl Survey {
         let Some((head, start)) = starts.first() else {
             return Ok(());
         };
-        self.index = Index::after(start.floor, start.floor_mark, (head.index, head.mark));
+        self.index = index_at(head, start);
         for (at, file) in used.iter().enumerate() {
             let bytes = file.bytes()?;
             match starts.get(at + 1) {
                 Some((next, start)) => {
                     let end = start.previous.offset;
-                    let ending = Ending::from_u8(next.tag);
-                    self.read_ended(file, &bytes, end, ending == Some(Ending::Cut))?;
-                    self.used.push((Arc::clone(&file.segment), ending));
+                    self.read_ended(file, &bytes, end, next.tag == Ending::Cut as u8)?;
                     let _ = file.segment.file.set(Arc::clone(&file.file));
                     file.segment.publish(end);
                 }
@@ -315,7 +310,7 @@ impl Survey {
             if walk.end as u64 == end {
                 return Ok(());
             }
-            return Err(self.damaged_frame(file, &walk));
+            return Err(damaged_frame(file, &self.index, &walk));
         }
         let footer = Footered::of(file, bytes, end)
             .ok_or_else(|| file.damaged(end, "the segment's footer is damaged"))?;
@@ -338,18 +333,6 @@ impl Survey {
         }
     }
 
-    fn damaged_frame(&self, file: &Found, walk: &Walk) -> WalError {
-        WalError::Corruption {
-            segment: file.segment.name.clone(),
-            offset: walk.end as u64,
-            index: Some(self.index.last.next()),
-            what: match walk.stop {
-                Stop::Bad(what) => what,
-                Stop::End => "zeros where a frame was",
-            },
-        }
-    }
-
     /// The last segment in use.
     fn read_tail(&mut self, file: &Found, bytes: &Bytes) -> Result<(), WalError> {
         let image = file.image(bytes);
@@ -369,7 +352,7 @@ impl Survey {
                 offset: walk.end as u64,
             };
             if fence > Some(here) {
-                return Err(self.damaged_frame(file, &walk));
+                return Err(damaged_frame(file, &self.index, &walk));
             }
             let meant = used.max(walk.batch_end);
             if meant > walk.end {
@@ -381,16 +364,13 @@ impl Survey {
             }
         }
         file.segment.publish(walk.end as u64);
-        let ending = if sealed { Ending::Sealed } else { Ending::Cut };
-        let ended = Some(ending).filter(|_| !open);
-        self.used.push((Arc::clone(&file.segment), ended));
         self.tail = Some(TailEnd {
             segment: Arc::clone(&file.segment),
             file: Arc::clone(&file.file),
             end: walk.end as u64,
             fenced: walk.fenced,
             open,
-            ending,
+            ending: if sealed { Ending::Sealed } else { Ending::Cut },
         });
         Ok(())
     }
@@ -458,6 +438,45 @@ impl Survey {
     }
 }
 
+/// The log before the segment that begins so.
+fn index_at(head: &Head, start: &StartInfo) -> Index {
+    Index::after(start.floor, start.floor_mark, (head.index, head.mark))
+}
+
+/// Reads every frame of a segment in use, after those of the segments before it.
+pub(super) fn replay_whole(
+    disk: &dyn Disk,
+    dir: &Path,
+    segment: &Segment,
+    replayed: &mut Option<(Index, Option<Vec<u8>>)>,
+) -> Result<(), WalError> {
+    let file = open_segment(disk, dir, segment.sequence)?;
+    let bytes = file.bytes()?;
+    let image = file.image(&bytes);
+    let damaged = || file.damaged(HEADER_BYTES, "the segment's first frame is damaged");
+    let (head, start) = image.start().ok_or_else(damaged)?;
+    let (index, state) = replayed.get_or_insert_with(|| (index_at(&head, &start), None));
+    index.begin(Arc::clone(&file.segment));
+    let limit = usize::try_from(segment.published()).unwrap_or(usize::MAX);
+    let walk = image.replay(limit, index, state)?;
+    if walk.end == limit {
+        return Ok(());
+    }
+    Err(damaged_frame(&file, index, &walk))
+}
+
+fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalError {
+    WalError::Corruption {
+        segment: file.segment.name.clone(),
+        offset: walk.end as u64,
+        index: Some(index.last.next()),
+        what: match walk.stop {
+            Stop::Bad(what) => what,
+            Stop::End => "zeros where a frame was",
+        },
+    }
+}
+
 /// A footer that ends its segment's frames where the next segment says they end.
 struct Footered(FoundFooter);
 
@@ -516,11 +535,17 @@ pub(super) fn recover(options: &WalOptions) -> Result<(Resume, Plan, Recovery), 
 }
 
 impl Survey {
-    /// Lets the last segment in use be read, by one who will not write to it.
-    pub(super) fn show_tail(&self) {
+    /// Lets the entries of the last segment be read where they were scanned.
+    pub(super) fn open_tail(&self) {
         if let Some(tail) = &self.tail {
             let _ = tail.segment.file.set(Arc::clone(&tail.file));
         }
+    }
+
+    /// The segment that is being written.
+    pub(super) fn active(&self) -> Option<u64> {
+        let tail = self.tail.as_ref().filter(|tail| tail.open);
+        tail.map(|tail| tail.segment.sequence)
     }
 
     fn resume(self, disk: &dyn Disk) -> Result<Resume, WalError> {

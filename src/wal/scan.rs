@@ -23,7 +23,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    pub(super) const fn end(&self) -> usize {
+    const fn end(&self) -> usize {
         self.offset + format::frame_bytes(self.payload.len())
     }
 }

@@ -1,0 +1,71 @@
+//! Looking into a node's log without opening it: nothing is locked, cut or written.
+
+use std::path::{Path, PathBuf};
+
+use super::hard_state;
+use super::reader::{LogError, entry};
+use crate::types::{Entry, HardState, LogIndex};
+use crate::wal;
+
+/// A node's log as its files have it at one moment.
+pub struct Inspection {
+    wal: wal::Inspection,
+}
+
+/// Looks into the log of the node whose directory is `dir`, or into the log that is `dir` itself.
+///
+/// # Errors
+/// As [`wal::open_read_only`].
+pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
+    let dir = dir.as_ref();
+    let below = dir.join("wal");
+    let dir: PathBuf = if below.is_dir() {
+        below
+    } else {
+        dir.to_path_buf()
+    };
+    Ok(Inspection {
+        wal: wal::open_read_only(dir)?,
+    })
+}
+
+impl Inspection {
+    /// The log's segments, and what else is below the entries.
+    #[must_use]
+    pub const fn wal(&self) -> &wal::Inspection {
+        &self.wal
+    }
+
+    /// Term, vote and commit as last written; none in a log that never had a node.
+    ///
+    /// # Errors
+    /// [`LogError::HardState`] if they cannot be decoded.
+    pub fn hard_state(&self) -> Result<Option<HardState>, LogError> {
+        let decoded = self.wal.state().map(hard_state::decode).transpose();
+        decoded.map_err(LogError::HardState)
+    }
+
+    /// The entries from `first` to `last`, both included, as far as there are any. Stops after the first
+    /// error.
+    pub fn entries(
+        &self,
+        first: LogIndex,
+        last: LogIndex,
+    ) -> impl Iterator<Item = Result<Entry, LogError>> {
+        let first = first.max(self.wal.first());
+        let last = last.min(self.wal.last());
+        let mut failed = false;
+        (first.0..=last.0).map_while(move |index| {
+            if failed {
+                return None;
+            }
+            let read = self
+                .wal
+                .get(LogIndex(index))
+                .map_err(LogError::from)
+                .and_then(entry);
+            failed = read.is_err();
+            Some(read)
+        })
+    }
+}

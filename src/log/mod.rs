@@ -1,0 +1,117 @@
+//! The Raft log on the write-ahead log: terms as marks, entry kinds as tags, term, vote and commit as the
+//! state that rides along.
+
+use crate::types::{EntryKind, HardState, Identity, LogId, LogIndex, Staged, Term, TermRun};
+use crate::wal::{self, Batch, Record, Wal, WalError, WalOptions};
+
+mod hard_state;
+mod inspect;
+mod members;
+mod reader;
+
+pub use inspect::{Inspection, open_read_only};
+pub use members::{decode_members, encode_members};
+pub use reader::{Entries, LogError, LogReader};
+
+/// A Raft log that is open for writing. Cheap to clone; all clones are one log.
+#[derive(Clone)]
+pub struct Log {
+    wal: Wal,
+}
+
+/// What was found when a log was opened. All of it is durable.
+#[derive(Clone, Debug)]
+pub struct Recovered {
+    /// Whose log it is.
+    pub identity: Identity,
+    /// Term, vote and a lower bound of what is committed.
+    pub hard_state: HardState,
+    /// The first index that the log has, or will have.
+    pub first: LogIndex,
+    /// The last entry; [`LogId::ORIGIN`] if there never was one.
+    pub last: LogId,
+    /// The terms of all entries.
+    pub runs: Vec<TermRun>,
+    /// A write that a crash had cut short, and that was cut off.
+    pub torn: Option<wal::Torn>,
+}
+
+/// One entry to be appended.
+#[derive(Clone, Copy, Debug)]
+pub struct NewEntry<'a> {
+    /// Its term.
+    pub term: Term,
+    /// What it is for.
+    pub kind: EntryKind,
+    /// Its bytes.
+    pub payload: &'a [u8],
+}
+
+impl Log {
+    /// Opens the log, or creates it.
+    ///
+    /// # Errors
+    /// Those of [`WalOptions::open`], and [`LogError::HardState`] if term and vote cannot be read.
+    pub fn open(options: WalOptions) -> Result<(Self, Recovered), LogError> {
+        let (wal, recovery) = options.open()?;
+        let hard_state = match &recovery.state {
+            Some(bytes) => hard_state::decode(bytes).map_err(LogError::HardState)?,
+            None => HardState::default(),
+        };
+        let log = Self { wal };
+        let reader = log.reader();
+        let recovered = Recovered {
+            identity: recovery.identity,
+            hard_state,
+            first: recovery.first,
+            last: reader.last_id()?,
+            runs: reader.runs(),
+            torn: recovery.torn,
+        };
+        Ok((log, recovered))
+    }
+
+    /// Stages one write: term, vote and commit, then the truncation, then the entries. Memory only; takes
+    /// no time from the disk.
+    ///
+    /// # Errors
+    /// Those of [`Wal::write`].
+    pub fn stage(
+        &self,
+        hard_state: HardState,
+        truncate_from: Option<LogIndex>,
+        entries: &[NewEntry<'_>],
+    ) -> Result<Staged, WalError> {
+        let records: Vec<Record<'_>> = entries
+            .iter()
+            .map(|entry| Record {
+                mark: entry.term.0,
+                tag: entry.kind as u8,
+                payload: entry.payload,
+            })
+            .collect();
+        self.wal.write(&Batch {
+            state: Some(&hard_state::encode(hard_state)),
+            truncate_from,
+            records: &records,
+        })
+    }
+
+    /// The write-ahead log underneath, for syncing and closing.
+    #[must_use]
+    pub const fn wal(&self) -> &Wal {
+        &self.wal
+    }
+
+    /// The same, to be closed.
+    #[must_use]
+    pub fn into_wal(self) -> Wal {
+        self.wal
+    }
+
+    /// Reads entries, durable or not.
+    #[must_use]
+    pub fn reader(&self) -> LogReader {
+        LogReader::new(self.wal.reader())
+    }
+}

@@ -1,0 +1,297 @@
+//! Starting a node: options checked, directory opened, members found, threads started.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::config::{Config, Options};
+use crate::error::{Fault, OptionError};
+use crate::log::{Log, LogError, NewEntry, Recovered, decode_members, encode_members};
+use crate::node::Node;
+use crate::runtime::{Parts, Runtime};
+use crate::state_machine::StateMachine;
+use crate::transport::{Connect, TransportError};
+use crate::types::{ClusterId, EntryKind, HardState, LogId, LogIndex, Member, NodeId, Term};
+use crate::vfs::{Disk, StdDisk};
+use crate::wal::{WalError, WalOptions};
+
+/// The term of the entry that every member writes by itself when its directory is new: the members.
+const BOOTSTRAP: LogId = LogId::new(Term(1), LogIndex(1));
+
+/// Builds a [`Node`]; made by [`Node::builder`].
+pub struct Builder {
+    id: NodeId,
+    dir: PathBuf,
+    members: Option<Vec<Member>>,
+    cluster: Option<ClusterId>,
+    options: Options,
+    connect: Option<Box<dyn Connect>>,
+    disk: Arc<dyn Disk>,
+}
+
+impl Builder {
+    pub(super) fn new(id: NodeId, dir: PathBuf) -> Self {
+        Self {
+            id,
+            dir,
+            members: None,
+            cluster: None,
+            options: Options::default(),
+            connect: None,
+            disk: Arc::new(StdDisk),
+        }
+    }
+
+    /// The members of the cluster, this node among them. Written to the log when the directory is new;
+    /// later the log is the truth, and this only proves that the directory is of the same cluster. Start
+    /// every member with the same list every time. Without it, this is a cluster of one.
+    #[must_use]
+    pub fn bootstrap(mut self, members: impl Into<Vec<Member>>) -> Self {
+        self.members = Some(members.into());
+        self
+    }
+
+    /// Names the cluster. By default the name is derived from the ids and addresses of the members.
+    #[must_use]
+    pub const fn cluster(mut self, cluster: ClusterId) -> Self {
+        self.cluster = Some(cluster);
+        self
+    }
+
+    /// How the members reach each other. A cluster of one needs none.
+    #[must_use]
+    pub fn transport(mut self, connect: impl Connect) -> Self {
+        self.connect = Some(Box::new(connect));
+        self
+    }
+
+    /// Times, sizes and limits.
+    #[must_use]
+    pub fn options(mut self, options: Options) -> Self {
+        self.options = options;
+        self
+    }
+
+    /// The disk to run on, by default this machine's.
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn Disk>) -> Self {
+        self.disk = disk;
+        self
+    }
+
+    /// Opens the log, recovers term, vote and entries, and starts the node's threads. The state machine
+    /// must be empty: it is fed every committed entry from the first. A cluster of one leads when this
+    /// returns; in others, see [`Node::wait_leader`].
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is left running, and nothing was changed but that a new directory may have
+    /// been created, or a torn last write cut off.
+    pub fn start<M: StateMachine>(self, machine: M) -> Result<Node<M>, StartError> {
+        let config = Config::try_from(self.options.clone())?;
+        let members = self.sorted_members()?;
+        let (log, mut recovered) = self.open(&config, members.as_deref())?;
+        if let Some(torn) = &recovered.torn {
+            crate::trace::warn!(?torn, "a write that a crash cut short was cut off");
+        }
+        if recovered.last == LogId::ORIGIN {
+            let members = members.unwrap_or_else(|| self.sole_member());
+            bootstrap(&log, &mut recovered, &members)?;
+        }
+        let members = read_members(&log)?;
+        if !members.iter().any(|member| member.id == self.id) {
+            return Err(StartError::NotAMember(self.id));
+        }
+        if members.len() > 1 && self.connect.is_none() {
+            return Err(StartError::NoTransport);
+        }
+        let entropy = || {
+            self.disk
+                .entropy()
+                .map_err(Fault::at("draw a number for", &self.dir))
+        };
+        let seed = config.seed.map_or_else(entropy, Ok)?;
+        let identity = recovered.identity;
+        let runtime = Runtime::start(Parts {
+            config,
+            identity,
+            members: members.clone(),
+            log,
+            recovered,
+            seed,
+            connect: self.connect,
+            machine,
+        })?;
+        if members.len() == 1 {
+            // Nobody else can lead, and nothing but the disk is waited for.
+            let _ = runtime.progress().wait_leader(None);
+        }
+        Ok(Node {
+            runtime,
+            identity,
+            members,
+        })
+    }
+
+    /// The members to bootstrap with, in the order of their ids.
+    fn sorted_members(&self) -> Result<Option<Vec<Member>>, StartError> {
+        let Some(mut members) = self.members.clone() else {
+            return Ok(None);
+        };
+        members.sort_by_key(|member| member.id);
+        if members.windows(2).any(|pair| pair[0].id == pair[1].id) {
+            return Err(StartError::DuplicateMember);
+        }
+        if !members.iter().any(|member| member.id == self.id) {
+            return Err(StartError::NotAMember(self.id));
+        }
+        Ok(Some(members))
+    }
+
+    fn sole_member(&self) -> Vec<Member> {
+        vec![Member {
+            id: self.id,
+            addr: String::new(),
+            client_addr: String::new(),
+        }]
+    }
+
+    fn open(
+        &self,
+        config: &Config,
+        members: Option<&[Member]>,
+    ) -> Result<(Log, Recovered), StartError> {
+        let alone = || derive_cluster(&self.sole_member());
+        let cluster = self
+            .cluster
+            .unwrap_or_else(|| members.map_or_else(alone, derive_cluster));
+        let options = WalOptions::new(self.dir.join("wal"))
+            .segment_bytes(config.segment_bytes)
+            .max_entry_bytes(config.max_entry_bytes)
+            .owner(cluster, self.id)
+            .disk(Arc::clone(&self.disk));
+        Ok(Log::open(options)?)
+    }
+}
+
+/// Writes the members as the first entry, committed from the start since every member writes the same.
+fn bootstrap(log: &Log, recovered: &mut Recovered, members: &[Member]) -> Result<(), StartError> {
+    let hard_state = HardState {
+        term: BOOTSTRAP.term,
+        vote: None,
+        commit: BOOTSTRAP.index,
+    };
+    let payload = encode_members(members);
+    let entry = NewEntry {
+        term: BOOTSTRAP.term,
+        kind: EntryKind::Config,
+        payload: &payload,
+    };
+    let staged = log.stage(hard_state, None, &[entry])?;
+    log.wal().sync(staged)?;
+    recovered.hard_state = hard_state;
+    recovered.last = BOOTSTRAP;
+    recovered.runs = log.reader().runs();
+    Ok(())
+}
+
+/// The members as the log has them.
+fn read_members(log: &Log) -> Result<Vec<Member>, StartError> {
+    let entry = log.reader().get(BOOTSTRAP.index)?;
+    if entry.kind != EntryKind::Config {
+        return Err(StartError::NoMembers);
+    }
+    decode_members(&entry.payload).map_err(|_| StartError::NoMembers)
+}
+
+/// The same members give the same cluster (FNV-1a over their encoding).
+fn derive_cluster(members: &[Member]) -> ClusterId {
+    let hash = encode_members(members)
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+        });
+    ClusterId(hash)
+}
+
+/// Why a node could not be started.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum StartError {
+    /// An option has a value that cannot be used.
+    Option(OptionError),
+    /// The log cannot be opened or read: locked, foreign, newer or damaged, as the error says.
+    Log(LogError),
+    /// The disk failed otherwise.
+    Io(Fault),
+    /// The transport, or a thread, could not be started.
+    Transport(TransportError),
+    /// This node is not among the members.
+    NotAMember(NodeId),
+    /// Two members have the same id.
+    DuplicateMember,
+    /// There are other members, and no transport to reach them.
+    NoTransport,
+    /// The first entry of the log is not the list of members: the directory holds another kind of log.
+    NoMembers,
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Option(error) => error.fmt(f),
+            Self::Log(error) => error.fmt(f),
+            Self::Io(error) => error.fmt(f),
+            Self::Transport(error) => error.fmt(f),
+            Self::NotAMember(id) => write!(f, "node {id} is not among the members of its cluster"),
+            Self::DuplicateMember => f.write_str("two members have the same id"),
+            Self::NoTransport => {
+                f.write_str("the cluster has other members, and the node was given no transport")
+            }
+            Self::NoMembers => f.write_str(
+                "the log does not begin with the members of a cluster: this is another kind of log",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for StartError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Option(error) => Some(error),
+            Self::Log(error) => Some(error),
+            Self::Io(error) => Some(error),
+            Self::Transport(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<OptionError> for StartError {
+    fn from(error: OptionError) -> Self {
+        Self::Option(error)
+    }
+}
+
+impl From<LogError> for StartError {
+    fn from(error: LogError) -> Self {
+        Self::Log(error)
+    }
+}
+
+impl From<WalError> for StartError {
+    fn from(error: WalError) -> Self {
+        Self::Log(error.into())
+    }
+}
+
+impl From<Fault> for StartError {
+    fn from(error: Fault) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<TransportError> for StartError {
+    fn from(error: TransportError) -> Self {
+        Self::Transport(error)
+    }
+}

@@ -1,0 +1,141 @@
+//! Elections (Raft paper, section 5.2 and 5.4.1; PreVote: thesis, section 9.6).
+
+use std::collections::BTreeSet;
+
+use super::message::Body;
+use super::{Raft, Role};
+use crate::types::{LogId, NodeId, Term};
+
+/// Who has said yes to a candidate.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Ballot {
+    granted: BTreeSet<NodeId>,
+}
+
+impl Raft {
+    /// Draws a new moment at which to stop waiting for a leader, so that split votes end.
+    pub(super) fn wait_for_election(&mut self) {
+        self.election_at = self.now.after(self.rng.timeout(self.election_timeout));
+    }
+
+    /// No leader was heard of, or no election was won, in time.
+    pub(super) fn election_tick(&mut self) {
+        self.wait_for_election();
+        if !self.voters.contains(&self.id) || self.term >= super::MAX_TERM {
+            return;
+        }
+        let mut ballot = Ballot::default();
+        ballot.granted.insert(self.id);
+        self.role = Role::PreCandidate(ballot);
+        let last = self.log.last();
+        for to in self.peer_ids() {
+            self.send_in(to, self.term.next(), Body::PreVote { last });
+        }
+        self.count_pre_votes();
+    }
+
+    /// Would this node vote for `from` in `term`? Changes nothing here.
+    pub(super) fn handle_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
+        let granted = term > self.term && last >= self.log.last() && !self.follows_a_live_leader();
+        // A yes is for the term of the campaign, a no tells of this node's.
+        let term = if granted { term } else { self.term };
+        self.send_in(from, term, Body::PreVoteReply { granted });
+    }
+
+    fn follows_a_live_leader(&self) -> bool {
+        match &self.role {
+            Role::Leader(_) => true,
+            Role::Follower(follower) => follower
+                .heard
+                .is_some_and(|heard| self.now < heard.after(self.election_timeout)),
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
+    }
+
+    pub(super) fn handle_pre_vote_reply(&mut self, from: NodeId, term: Term, granted: bool) {
+        if !granted {
+            self.enter(term);
+        }
+        let campaign = self.term.next();
+        let Role::PreCandidate(ballot) = &mut self.role else {
+            return;
+        };
+        if granted && term == campaign {
+            ballot.granted.insert(from);
+            self.count_pre_votes();
+        }
+    }
+
+    fn count_pre_votes(&mut self) {
+        let quorum = self.quorum();
+        if let Role::PreCandidate(ballot) = &self.role
+            && ballot.granted.len() >= quorum
+        {
+            self.campaign();
+        }
+    }
+
+    /// Moves to the next term, and asks for everyone's vote there. Its own counts once it is durable.
+    fn campaign(&mut self) {
+        self.term = self.term.next();
+        self.vote = Some(self.id);
+        self.hard_state_changed = true;
+        self.role = Role::Candidate(Ballot::default());
+        self.wait_for_election();
+        let last = self.log.last();
+        for to in self.peer_ids() {
+            self.send(to, Body::Vote { last });
+        }
+    }
+
+    /// Votes once a term, for who asks first, if its log is at least as up to date as this one.
+    pub(super) fn handle_vote(&mut self, from: NodeId, term: Term, last: LogId) {
+        // Candidates and leaders have voted for themselves.
+        let free = self.vote.is_none_or(|vote| vote == from);
+        let granted = term == self.term && free && last >= self.log.last();
+        if granted {
+            if self.vote.is_none() {
+                self.vote = Some(from);
+                self.hard_state_changed = true;
+            }
+            if matches!(self.role, Role::PreCandidate(_)) {
+                self.become_follower(None);
+            }
+            self.wait_for_election();
+        }
+        self.send(from, Body::VoteReply { granted });
+    }
+
+    pub(super) fn handle_vote_reply(&mut self, from: NodeId, granted: bool) {
+        let Role::Candidate(ballot) = &mut self.role else {
+            return;
+        };
+        if granted {
+            ballot.granted.insert(from);
+            self.count_votes();
+        }
+    }
+
+    /// Counts the candidate's vote for itself, if the disk has it.
+    pub(super) fn count_own_vote(&mut self) {
+        if self.hard_state_seq > self.persisted {
+            return;
+        }
+        let id = self.id;
+        let Role::Candidate(ballot) = &mut self.role else {
+            return;
+        };
+        ballot.granted.insert(id);
+        self.count_votes();
+    }
+
+    fn count_votes(&mut self) {
+        let quorum = self.quorum();
+        let Role::Candidate(ballot) = &self.role else {
+            return;
+        };
+        if ballot.granted.len() >= quorum {
+            self.become_leader();
+        }
+    }
+}

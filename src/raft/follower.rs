@@ -1,0 +1,171 @@
+//! The follower (Raft paper, section 5.3).
+
+use super::event::{NewEntries, Source};
+use super::message::{AppendOutcome, Body, Message};
+use super::{Outgoing, Raft, Role};
+use crate::types::{EntryRange, LogId, LogIndex, NodeId, Term, TermRun, Time};
+
+/// What only a follower keeps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Follower {
+    pub(super) leader: Option<NodeId>,
+    /// When it last heard from that leader.
+    pub(super) heard: Option<Time>,
+}
+
+/// The parts of [`Body::Append`].
+pub(super) struct Append {
+    pub(super) range: EntryRange,
+    pub(super) runs: Vec<TermRun>,
+    pub(super) commit: LogIndex,
+    pub(super) round: u64,
+}
+
+impl Raft {
+    /// Follows `leader`, or nobody yet. Only who led must begin to wait: others already do, and a mere
+    /// candidate of a newer term must not make them wait longer.
+    pub(super) fn become_follower(&mut self, leader: Option<NodeId>) {
+        if matches!(self.role, Role::Leader(_)) {
+            self.fail_reads();
+            self.wait_for_election();
+        }
+        self.role = Role::Follower(Follower {
+            leader,
+            heard: None,
+        });
+    }
+
+    pub(super) fn handle_append(&mut self, from: NodeId, term: Term, append: Append) {
+        let Append {
+            range,
+            runs,
+            commit,
+            round,
+        } = append;
+        if term < self.term {
+            // Tells an old leader of the newer term.
+            let hint = self.log.last_agreeing(range.prev);
+            self.reply(
+                from,
+                AppendOutcome::Rejected {
+                    prev: range.prev.index,
+                    hint,
+                },
+                0,
+            );
+            return;
+        }
+        if !self.accept_leader(from) {
+            return;
+        }
+        if !self.log.holds(range.prev) {
+            let hint = self.log.last_agreeing(range.prev);
+            self.reply(
+                from,
+                AppendOutcome::Rejected {
+                    prev: range.prev.index,
+                    hint,
+                },
+                round,
+            );
+            return;
+        }
+        if let Some(missing) = self.log.first_missing(&runs, range.last.index)
+            && !self.take(range, &runs, missing)
+        {
+            return;
+        }
+        // Only up to what this append has shown to agree.
+        let commit = commit.min(range.last.index);
+        if commit > self.commit {
+            self.set_commit(commit);
+        }
+        self.reply(
+            from,
+            AppendOutcome::Matched {
+                upto: range.last.index,
+            },
+            round,
+        );
+    }
+
+    /// Follows the leader of this term, whatever this node was, unless it leads itself: two leaders in a
+    /// term there cannot be, and who says so is not believed.
+    fn accept_leader(&mut self, from: NodeId) -> bool {
+        match &self.role {
+            Role::Leader(_) => return false,
+            Role::Follower(follower) if follower.leader.is_some_and(|leader| leader != from) => {
+                return false;
+            }
+            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
+        }
+        self.role = Role::Follower(Follower {
+            leader: Some(from),
+            heard: Some(self.now),
+        });
+        self.wait_for_election();
+        true
+    }
+
+    /// Takes the entries from `missing` on. Those of its own from there conflict and go, if there are
+    /// any. False if that would undo what is committed, which no leader asks for.
+    fn take(&mut self, range: EntryRange, runs: &[TermRun], missing: LogIndex) -> bool {
+        if missing <= self.commit {
+            return false;
+        }
+        if missing <= self.log.last().index {
+            self.log.truncate(missing);
+            self.truncate_from = Some(missing);
+        }
+        let start = runs
+            .partition_point(|run| run.first <= missing)
+            .saturating_sub(1);
+        let mut new_runs = runs[start..].to_vec();
+        if let Some(first) = new_runs.first_mut() {
+            first.first = missing;
+        }
+        let prev = self.log.last();
+        self.log.append(&new_runs, range.last, self.next_seq());
+        let range = EntryRange {
+            prev,
+            last: range.last,
+        };
+        self.entries = Some(NewEntries {
+            range,
+            source: Source::Message,
+        });
+        true
+    }
+
+    /// Answers an append. That entries match is said once they are durable.
+    fn reply(&mut self, to: NodeId, outcome: AppendOutcome, round: u64) {
+        let needs = match outcome {
+            AppendOutcome::Matched { upto } => Some(upto),
+            AppendOutcome::Rejected { .. } => None,
+        };
+        let message = Message {
+            term: self.term,
+            body: Body::AppendReply { outcome, round },
+        };
+        self.outbox.push(Outgoing { to, message, needs });
+    }
+}
+
+/// Whether an append's range and runs fit each other. They came over a network.
+pub(super) fn is_sound(term: Term, range: EntryRange, runs: &[TermRun]) -> bool {
+    let (LogId { index: before, .. }, last) = (range.prev, range.last);
+    if last.index > super::MAX_INDEX || last.index < before || last.term > term {
+        return false;
+    }
+    let (Some(head), Some(tail)) = (runs.first(), runs.last()) else {
+        return range.prev == last;
+    };
+    before < last.index
+        && head.first == before.next()
+        && head.term >= range.prev.term
+        && tail.term == last.term
+        && tail.first <= last.index
+        && runs
+            .windows(2)
+            .all(|pair| pair[0].first < pair[1].first && pair[0].term < pair[1].term)
+}

@@ -1,0 +1,296 @@
+//! The leader (Raft paper, sections 5.3 and 5.4; reads: thesis, section 6.4).
+
+use std::collections::BTreeMap;
+
+use super::event::{Effect, NewEntries, ReadId, RoleName, Source};
+use super::message::{AppendOutcome, Body};
+use super::progress::{Flow, Progress};
+use super::{Raft, Role};
+use crate::types::{EntryKind, EntryRange, LogId, LogIndex, NodeId, TermRun, Time};
+
+/// What only a leader keeps.
+#[derive(Clone, Debug)]
+pub(super) struct Leader {
+    pub(super) peers: BTreeMap<NodeId, Progress>,
+    pub(super) heartbeat_at: Time,
+    /// Counts rounds of heartbeats.
+    round: u64,
+    /// Reads whose round is under way: the last of them, what they must see, the round.
+    asked: Option<(ReadId, LogIndex, u64)>,
+    /// Reads that came since, up to this one.
+    waiting: Option<ReadId>,
+}
+
+impl Leader {
+    fn new(peers: impl Iterator<Item = NodeId>, last: LogIndex) -> Self {
+        Self {
+            peers: peers.map(|id| (id, Progress::new(last))).collect(),
+            heartbeat_at: Time::default(),
+            round: 0,
+            asked: None,
+            waiting: None,
+        }
+    }
+
+    pub(super) const fn has_reads(&self) -> bool {
+        self.asked.is_some() || self.waiting.is_some()
+    }
+}
+
+impl Raft {
+    /// Wins the election: opens the term with an empty entry, since only entries of its own term commit
+    /// by counting (section 5.4.2), and tells everyone.
+    pub(super) fn become_leader(&mut self) {
+        let peers = self.voters.iter().copied().filter(|&id| id != self.id);
+        let mut leader = Leader::new(peers, self.log.last().index);
+        // The entry's append is the first heartbeat.
+        leader.heartbeat_at = self.now.after(self.heartbeat_interval);
+        self.role = Role::Leader(leader);
+        self.append_own(1, Source::Empty(EntryKind::Noop));
+    }
+
+    /// Appends entries of this term to the leader's own log, and sends them while they are written.
+    pub(super) fn append_own(&mut self, count: u64, source: Source) {
+        let prev = self.log.last();
+        let last = LogId::new(self.term, prev.index.plus(count));
+        let range = EntryRange { prev, last };
+        let run = TermRun {
+            term: self.term,
+            first: prev.index.next(),
+        };
+        self.log.append(&[run], last, self.next_seq());
+        self.entries = Some(NewEntries { range, source });
+        self.replicate_all();
+    }
+
+    /// Sends everyone what they lack, as far as the limits allow.
+    fn replicate_all(&mut self) {
+        for id in self.peer_ids() {
+            self.replicate(id);
+        }
+    }
+
+    pub(super) fn peer_ids(&self) -> Vec<NodeId> {
+        self.voters
+            .iter()
+            .copied()
+            .filter(|&id| id != self.id)
+            .collect()
+    }
+
+    /// Sends one follower what it lacks, as far as the limits allow.
+    fn replicate(&mut self, to: NodeId) {
+        let last = self.log.last().index;
+        let (max_inflight, max_entries) = (self.max_inflight, self.max_entries);
+        loop {
+            let Role::Leader(leader) = &mut self.role else {
+                return;
+            };
+            let Some(peer) = leader.peers.get_mut(&to) else {
+                return;
+            };
+            let prev = peer.next.prev();
+            let upto = prev.plus(max_entries).min(last);
+            if upto == prev {
+                return;
+            }
+            match &mut peer.flow {
+                Flow::Probe { sent: true } => return,
+                Flow::Probe { sent } => *sent = true,
+                Flow::Replicate { inflight } if inflight.len() >= max_inflight => return,
+                Flow::Replicate { inflight } => {
+                    inflight.push_back(upto);
+                    peer.next = upto.next();
+                }
+            }
+            let round = leader.round;
+            self.send_append(to, prev, upto, round);
+        }
+    }
+
+    /// A heartbeat to everyone: an append without entries, at the place where the next entries go, so
+    /// that a follower which lost something says so.
+    fn beat(&mut self) {
+        let interval = self.heartbeat_interval;
+        let heartbeat_at = self.now.after(interval);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        leader.heartbeat_at = heartbeat_at;
+        leader.round += 1;
+        let round = leader.round;
+        let places: Vec<_> = leader
+            .peers
+            .iter()
+            .map(|(&id, peer)| (id, peer.next.prev()))
+            .collect();
+        for (to, prev) in places {
+            self.send_append(to, prev, prev, round);
+        }
+    }
+
+    fn send_append(&mut self, to: NodeId, prev: LogIndex, last: LogIndex, round: u64) {
+        let id = |index| Some(LogId::new(self.log.term_at(index)?, index));
+        let (Some(prev), Some(last)) = (id(prev), id(last)) else {
+            debug_assert!(false, "an append beyond the log");
+            return;
+        };
+        let range = EntryRange { prev, last };
+        let runs = self.log.runs_in(range);
+        let body = Body::Append {
+            range,
+            runs,
+            commit: self.commit,
+            round,
+        };
+        self.send(to, body);
+    }
+
+    pub(super) fn lead_tick(&mut self) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        if self.now >= leader.heartbeat_at {
+            self.beat();
+        }
+    }
+
+    pub(super) fn handle_append_reply(&mut self, from: NodeId, outcome: AppendOutcome, round: u64) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if round > leader.round {
+            return;
+        }
+        let Some(peer) = leader.peers.get_mut(&from) else {
+            return;
+        };
+        peer.round = peer.round.max(round);
+        match outcome {
+            AppendOutcome::Matched { upto } if upto <= last => {
+                peer.matched(upto);
+                self.advance_commit();
+            }
+            AppendOutcome::Rejected { prev, hint } if prev <= last && peer.is_news(prev) => {
+                let limit = LogId::new(hint.term, hint.index.min(prev.prev()));
+                peer.rejected(self.log.last_agreeing(limit).index);
+            }
+            // Late, or nonsense.
+            AppendOutcome::Matched { .. } | AppendOutcome::Rejected { .. } => {}
+        }
+        self.replicate(from);
+        self.answer_reads();
+    }
+
+    /// Commits what a quorum has on disk, if it is of this term; what is before it commits with it
+    /// (section 5.4.2).
+    pub(super) fn advance_commit(&mut self) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let mut copies: Vec<LogIndex> = leader.peers.values().map(|peer| peer.matched).collect();
+        if self.voters.contains(&self.id) {
+            copies.push(self.log.durable());
+        }
+        copies.sort_unstable();
+        let Some(&agreed) = copies.get(copies.len() - self.quorum()) else {
+            return;
+        };
+        if agreed > self.commit && self.log.term_at(agreed) == Some(self.term) {
+            self.set_commit(agreed);
+            self.answer_reads();
+        }
+    }
+
+    /// A client asks what a read must see.
+    pub(super) fn handle_read(&mut self, read: ReadId) {
+        let leader_known = self.leader();
+        let Role::Leader(leader) = &mut self.role else {
+            self.effects.push(Effect::ReadFailed {
+                leader: leader_known,
+            });
+            return;
+        };
+        leader.waiting = leader.waiting.max(Some(read));
+        self.answer_reads();
+    }
+
+    /// Answers the reads whose round a quorum has confirmed, and starts a round for those that came
+    /// since. Only one is under way, so all that wait share the next.
+    ///
+    /// No read is answered before an entry of this term is committed: until then the leader may not know
+    /// what the one before it committed (thesis, section 6.4).
+    fn answer_reads(&mut self) {
+        let quorum = self.quorum();
+        let (commit, term) = (self.commit, self.term);
+        let own_term = self.log.term_at(commit) == Some(term);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        loop {
+            if let Some((upto, index, round)) = leader.asked {
+                let confirmed = leader
+                    .peers
+                    .values()
+                    .filter(|peer| peer.round >= round)
+                    .count();
+                if confirmed + 1 < quorum {
+                    return;
+                }
+                leader.asked = None;
+                self.effects.push(Effect::ReadReady { upto, index });
+            }
+            if !own_term {
+                return;
+            }
+            let Some(upto) = leader.waiting.take() else {
+                return;
+            };
+            leader.asked = Some((upto, commit, leader.round + 1));
+            if leader.peers.is_empty() {
+                leader.round += 1;
+                continue;
+            }
+            self.beat();
+            return;
+        }
+    }
+
+    /// Reads cannot be answered by who no longer leads.
+    pub(super) fn fail_reads(&mut self) {
+        if let Role::Leader(leader) = &self.role
+            && leader.has_reads()
+        {
+            self.effects.push(Effect::ReadFailed { leader: None });
+        }
+    }
+
+    pub(super) const fn role_name(&self) -> RoleName {
+        match self.role {
+            Role::Follower(_) => RoleName::Follower,
+            Role::PreCandidate(_) => RoleName::PreCandidate,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    #[cfg(debug_assertions)]
+    pub(super) fn check_progress(&self) {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        assert_eq!(
+            self.log.last().term,
+            self.term,
+            "a leader's last entry is its own"
+        );
+        for (id, peer) in &leader.peers {
+            assert!(peer.matched < peer.next, "{id}: matched < next");
+            assert!(
+                peer.next <= self.log.last().index.next(),
+                "{id}: next is at most last + 1"
+            );
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! What consensus knows of the log: the terms of its entries, and which of them are durable.
+
+use std::collections::VecDeque;
+
+use crate::types::{EntryRange, LogId, LogIndex, Term, TermRun, WriteSeq};
+
+/// The log without its bytes.
+#[derive(Clone, Debug)]
+pub(super) struct LogView {
+    /// The entry before the first.
+    before: LogId,
+    last: LogId,
+    /// Ascending; the first begins behind `before`, each ends where the next begins.
+    runs: Vec<TermRun>,
+    /// Every entry up to here is durable as it stands.
+    durable: LogIndex,
+    /// Writes under way, oldest first, and the last of the entries that each still holds. Their entries
+    /// follow each other without a gap, beginning behind `durable`.
+    staged: VecDeque<(WriteSeq, LogIndex)>,
+}
+
+impl LogView {
+    /// A log that is durable throughout.
+    pub(super) fn new(first: LogIndex, last: LogId, runs: Vec<TermRun>) -> Self {
+        let before = LogId::new(Term::ZERO, first.prev());
+        let last = if last.index < first { before } else { last };
+        Self {
+            before,
+            last,
+            runs,
+            durable: last.index,
+            staged: VecDeque::new(),
+        }
+    }
+
+    pub(super) const fn first(&self) -> LogIndex {
+        self.before.index.next()
+    }
+
+    pub(super) const fn last(&self) -> LogId {
+        self.last
+    }
+
+    pub(super) const fn durable(&self) -> LogIndex {
+        self.durable
+    }
+
+    /// The term of the entry at `index`, or of the place before the first.
+    pub(super) fn term_at(&self, index: LogIndex) -> Option<Term> {
+        if index == self.before.index {
+            return Some(self.before.term);
+        }
+        if index < self.before.index || index > self.last.index {
+            return None;
+        }
+        let run = self
+            .runs
+            .partition_point(|run| run.first <= index)
+            .checked_sub(1)?;
+        Some(self.runs[run].term)
+    }
+
+    /// Whether the log holds exactly this entry, or begins behind it.
+    pub(super) fn holds(&self, id: LogId) -> bool {
+        self.term_at(id.index) == Some(id.term)
+    }
+
+    /// The last entry at or below `limit.index` whose term is at most `limit.term`: two logs, one of
+    /// which has `limit` or ends there, cannot agree beyond it (Raft paper, section 5.3).
+    pub(super) fn last_agreeing(&self, limit: LogId) -> LogId {
+        let mut index = limit.index.min(self.last.index);
+        loop {
+            match self.term_at(index) {
+                None => return self.before,
+                Some(term) if term <= limit.term || index == self.before.index => {
+                    return LogId::new(term, index);
+                }
+                // Skip what is left of this run: all of it has the same term.
+                Some(_) => {
+                    let run = self.runs.partition_point(|run| run.first <= index);
+                    index = run
+                        .checked_sub(1)
+                        .map_or(index, |run| self.runs[run].first)
+                        .prev();
+                }
+            }
+        }
+    }
+
+    /// The first of these entries that the log has not, or has with another term. None if it has all.
+    pub(super) fn first_missing(&self, runs: &[TermRun], last: LogIndex) -> Option<LogIndex> {
+        for (number, run) in runs.iter().enumerate() {
+            let end = runs.get(number + 1).map_or(last, |next| next.first.prev());
+            let mut index = run.first;
+            while index <= end {
+                if self.term_at(index) != Some(run.term) {
+                    return Some(index);
+                }
+                // As far as our own run goes, the terms are the same.
+                let next = self.runs.partition_point(|own| own.first <= index);
+                let own_end = self
+                    .runs
+                    .get(next)
+                    .map_or(self.last.index, |own| own.first.prev());
+                index = own_end.next();
+            }
+        }
+        None
+    }
+
+    /// The runs of the entries in `range`.
+    pub(super) fn runs_in(&self, range: EntryRange) -> Vec<TermRun> {
+        if range.is_empty() {
+            return Vec::new();
+        }
+        let first = range.prev.index.next();
+        let from = self
+            .runs
+            .partition_point(|run| run.first <= first)
+            .saturating_sub(1);
+        let within = self.runs[from..]
+            .iter()
+            .take_while(|run| run.first <= range.last.index);
+        within
+            .map(|run| TermRun {
+                term: run.term,
+                first: run.first.max(first),
+            })
+            .collect()
+    }
+
+    /// Forgets the entries from `from` on. What writes under way held of them no longer counts.
+    pub(super) fn truncate(&mut self, from: LogIndex) {
+        debug_assert!(
+            from > self.before.index && from <= self.last.index,
+            "nothing to truncate"
+        );
+        let keep = from.prev();
+        let term = self.term_at(keep).unwrap_or(self.before.term);
+        self.last = LogId::new(term, keep);
+        self.runs.retain(|run| run.first <= keep);
+        self.durable = self.durable.min(keep);
+        for (_, last) in &mut self.staged {
+            *last = keep.min(*last);
+        }
+    }
+
+    /// Adds entries behind the last, to be durable with write `seq`.
+    pub(super) fn append(&mut self, runs: &[TermRun], last: LogId, seq: WriteSeq) {
+        for run in runs {
+            if self.runs.last().is_none_or(|own| own.term != run.term) {
+                self.runs.push(*run);
+            }
+        }
+        self.last = last;
+        self.staged.push_back((seq, last.index));
+    }
+
+    /// Every write up to `seq` is durable.
+    pub(super) fn persisted(&mut self, seq: WriteSeq) {
+        while let Some(&(staged, last)) = self.staged.front() {
+            if staged > seq {
+                break;
+            }
+            self.durable = self.durable.max(last);
+            self.staged.pop_front();
+        }
+    }
+
+    /// The write that makes every entry up to `index` durable; None if they are.
+    pub(super) fn write_of(&self, index: LogIndex) -> Option<WriteSeq> {
+        if index <= self.durable {
+            return None;
+        }
+        self.staged
+            .iter()
+            .find(|(_, last)| *last >= index)
+            .map(|(seq, _)| *seq)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(term: u64, first: u64) -> TermRun {
+        TermRun {
+            term: Term(term),
+            first: LogIndex(first),
+        }
+    }
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId::new(Term(term), LogIndex(index))
+    }
+
+    /// 1 1 2 2 2 5
+    fn view() -> LogView {
+        LogView::new(LogIndex(1), id(5, 6), vec![run(1, 1), run(2, 3), run(5, 6)])
+    }
+
+    #[test]
+    fn terms_are_found_by_index() {
+        let terms: Vec<_> = (0..=7)
+            .map(|index| view().term_at(LogIndex(index)))
+            .collect();
+        let expected = [0, 1, 1, 2, 2, 2, 5].map(|term| Some(Term(term)));
+        assert_eq!(terms, [&expected[..], &[None]].concat());
+    }
+
+    #[test]
+    fn the_last_agreeing_entry_skips_whole_terms() {
+        assert_eq!(view().last_agreeing(id(5, 9)), id(5, 6));
+        assert_eq!(view().last_agreeing(id(4, 9)), id(2, 5));
+        assert_eq!(view().last_agreeing(id(4, 4)), id(2, 4));
+        assert_eq!(view().last_agreeing(id(1, 9)), id(1, 2));
+        assert_eq!(view().last_agreeing(id(0, 9)), LogId::ORIGIN);
+    }
+
+    #[test]
+    fn the_first_missing_entry_is_where_a_term_differs_or_the_log_ends() {
+        assert_eq!(
+            view().first_missing(&[run(2, 4), run(5, 6)], LogIndex(6)),
+            None
+        );
+        assert_eq!(
+            view().first_missing(&[run(2, 4), run(5, 6)], LogIndex(8)),
+            Some(LogIndex(7))
+        );
+        assert_eq!(
+            view().first_missing(&[run(2, 4)], LogIndex(7)),
+            Some(LogIndex(6))
+        );
+        assert_eq!(
+            view().first_missing(&[run(1, 1), run(3, 2)], LogIndex(2)),
+            Some(LogIndex(2))
+        );
+    }
+
+    #[test]
+    fn an_index_that_was_rewritten_is_durable_only_with_its_last_write() {
+        let mut view = view();
+        view.append(&[run(5, 7)], id(5, 10), WriteSeq(1));
+        view.truncate(LogIndex(8));
+        view.append(&[run(6, 8)], id(6, 9), WriteSeq(2));
+        assert_eq!(view.write_of(LogIndex(7)), Some(WriteSeq(1)));
+        assert_eq!(view.write_of(LogIndex(8)), Some(WriteSeq(2)));
+        view.persisted(WriteSeq(1));
+        assert_eq!(view.durable(), LogIndex(7));
+        view.persisted(WriteSeq(2));
+        assert_eq!(
+            (view.durable(), view.write_of(LogIndex(9))),
+            (LogIndex(9), None)
+        );
+    }
+
+    #[test]
+    fn a_truncation_takes_durability_back() {
+        let mut view = view();
+        view.truncate(LogIndex(3));
+        assert_eq!((view.durable(), view.last()), (LogIndex(2), id(1, 2)));
+        view.append(&[run(7, 3)], id(7, 3), WriteSeq(1));
+        assert_eq!(
+            view.runs_in(EntryRange {
+                prev: id(1, 1),
+                last: id(7, 3)
+            }),
+            [run(1, 2), run(7, 3)]
+        );
+    }
+}

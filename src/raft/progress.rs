@@ -1,0 +1,76 @@
+//! How far a leader knows one follower's log to be, and what it has sent it.
+
+use std::collections::VecDeque;
+
+use crate::types::LogIndex;
+
+/// A follower, as its leader sees it. `matched < next`, always.
+#[derive(Clone, Debug)]
+pub(super) struct Progress {
+    /// The follower's durable log agrees with ours up to here.
+    pub(super) matched: LogIndex,
+    /// The next entry to send.
+    pub(super) next: LogIndex,
+    pub(super) flow: Flow,
+    /// The latest round of heartbeats that it has answered.
+    pub(super) round: u64,
+}
+
+/// How entries flow to a follower.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Flow {
+    /// It is not known where the logs agree: one append at a time.
+    Probe {
+        /// Whether one is on its way; then only heartbeats follow, which ask the same again.
+        sent: bool,
+    },
+    /// The logs agreed: appends follow each other without waiting.
+    Replicate {
+        /// The last index of each append that was not answered.
+        inflight: VecDeque<LogIndex>,
+    },
+}
+
+impl Progress {
+    pub(super) const fn new(last: LogIndex) -> Self {
+        Self {
+            matched: LogIndex::ZERO,
+            next: last.next(),
+            flow: Flow::Probe { sent: false },
+            round: 0,
+        }
+    }
+
+    /// The follower has everything up to `upto`.
+    pub(super) fn matched(&mut self, upto: LogIndex) {
+        self.matched = self.matched.max(upto);
+        match &mut self.flow {
+            Flow::Probe { .. } => {
+                self.next = self.matched.next();
+                self.flow = Flow::Replicate {
+                    inflight: VecDeque::new(),
+                };
+            }
+            Flow::Replicate { inflight } => {
+                while inflight.front().is_some_and(|&last| last <= upto) {
+                    inflight.pop_front();
+                }
+                self.next = self.next.max(self.matched.next());
+            }
+        }
+    }
+
+    /// Whether a rejection of an append behind `prev` tells something new.
+    pub(super) fn is_news(&self, prev: LogIndex) -> bool {
+        match self.flow {
+            Flow::Probe { .. } => prev.next() == self.next,
+            Flow::Replicate { .. } => prev > self.matched && prev < self.next,
+        }
+    }
+
+    /// The logs differ beyond `agreeing`: ask there.
+    pub(super) fn rejected(&mut self, agreeing: LogIndex) {
+        self.next = agreeing.max(self.matched).next();
+        self.flow = Flow::Probe { sent: false };
+    }
+}

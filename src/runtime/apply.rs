@@ -1,0 +1,176 @@
+//! The apply thread: feeds committed entries to the state machine and answers clients.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::outcome::{Error, Slot};
+use super::progress::Progress;
+use crate::log::LogReader;
+use crate::state_machine::StateMachine;
+use crate::types::{Entry, EntryKind, LogIndex};
+
+/// A read to be run on the state machine, or told why it cannot be.
+pub(super) type ReadJob<S> = Box<dyn FnOnce(Result<&S, Error>) + Send>;
+
+/// Entries handed to the state machine at once.
+const BATCH_ENTRIES: usize = 1_024;
+/// Payload bytes handed to the state machine at once, at least one entry.
+const BATCH_BYTES: usize = 4 << 20;
+
+/// What the raft thread has for the apply thread. It grows by what holds a permit only, so it is as
+/// bounded as they are; the commit index is one value.
+pub(super) struct ApplyQueue<M: StateMachine> {
+    queued: Mutex<Work<M>>,
+    arrived: Condvar,
+}
+
+struct Work<M: StateMachine> {
+    committed: LogIndex,
+    slots: VecDeque<(LogIndex, Slot<M::Reply>)>,
+    reads: Vec<(LogIndex, ReadJob<M>)>,
+    stopped: bool,
+}
+
+impl<M: StateMachine> ApplyQueue<M> {
+    pub(super) fn new() -> Self {
+        let work = Work {
+            committed: LogIndex::ZERO,
+            slots: VecDeque::new(),
+            reads: Vec::new(),
+            stopped: false,
+        };
+        Self {
+            queued: Mutex::new(work),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// Entries up to `committed` are to be applied, and these slots to be answered, in order of index.
+    pub(super) fn commit(
+        &self,
+        committed: LogIndex,
+        slots: impl Iterator<Item = (LogIndex, Slot<M::Reply>)>,
+    ) {
+        let mut queued = self.queued.lock();
+        queued.committed = committed;
+        queued.slots.extend(slots);
+        drop(queued);
+        self.arrived.notify_one();
+    }
+
+    /// These reads are to be run once entries up to `index` are applied.
+    pub(super) fn read(&self, index: LogIndex, jobs: impl Iterator<Item = ReadJob<M>>) {
+        let mut queued = self.queued.lock();
+        queued.reads.extend(jobs.map(|job| (index, job)));
+        drop(queued);
+        self.arrived.notify_one();
+    }
+
+    pub(super) fn stop(&self) {
+        self.queued.lock().stopped = true;
+        self.arrived.notify_one();
+    }
+}
+
+/// The apply thread's own state.
+pub(super) struct Applier<M: StateMachine> {
+    pub(super) machine: M,
+    pub(super) queue: Arc<ApplyQueue<M>>,
+    pub(super) reader: LogReader,
+    pub(super) progress: Arc<Progress>,
+    pub(super) applied: LogIndex,
+    /// Taken off the queue, and not yet answered.
+    pub(super) slots: VecDeque<(LogIndex, Slot<M::Reply>)>,
+    pub(super) reads: Vec<(LogIndex, ReadJob<M>)>,
+}
+
+impl<M: StateMachine> Applier<M> {
+    /// Runs until the queue is stopped, or something fails.
+    ///
+    /// # Errors
+    /// What stops the node: an entry that cannot be read, or a state machine that breaks its contract.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        while let Some(committed) = self.collect() {
+            while self.applied < committed {
+                let batch = self.next_batch(committed)?;
+                self.apply(&batch)?;
+            }
+            self.run_reads();
+        }
+        Ok(())
+    }
+
+    /// Waits for work; gives the commit index, or None when stopped.
+    fn collect(&mut self) -> Option<LogIndex> {
+        let mut queued = self.queue.queued.lock();
+        loop {
+            if queued.stopped {
+                return None;
+            }
+            if queued.committed > self.applied || !queued.reads.is_empty() {
+                self.slots.append(&mut queued.slots);
+                self.reads.append(&mut queued.reads);
+                return Some(queued.committed);
+            }
+            self.queue.arrived.wait(&mut queued);
+        }
+    }
+
+    /// The next entries to apply, at least one.
+    fn next_batch(&self, committed: LogIndex) -> Result<Vec<Entry>, String> {
+        let mut batch = Vec::new();
+        let mut bytes = 0;
+        for entry in self.reader.range(self.applied.next().0..=committed.0) {
+            let entry = entry.map_err(|error| format!("cannot read a committed entry: {error}"))?;
+            bytes += entry.payload.len();
+            batch.push(entry);
+            if batch.len() == BATCH_ENTRIES || bytes >= BATCH_BYTES {
+                break;
+            }
+        }
+        Ok(batch)
+    }
+
+    fn apply(&mut self, batch: &[Entry]) -> Result<(), String> {
+        let Some(last) = batch.last().map(|entry| entry.id.index) else {
+            return Err("the log ends before what is committed".to_owned());
+        };
+        for run in batch.chunk_by(|a, b| a.kind == b.kind) {
+            if run[0].kind == EntryKind::Normal {
+                self.apply_normal(run)?;
+            }
+        }
+        self.applied = last;
+        self.progress.applied(last);
+        Ok(())
+    }
+
+    fn apply_normal(&mut self, entries: &[Entry]) -> Result<(), String> {
+        let replies = self.machine.apply(entries);
+        if replies.len() != entries.len() {
+            let (replies, entries) = (replies.len(), entries.len());
+            return Err(format!(
+                "the state machine gave {replies} replies to {entries} entries"
+            ));
+        }
+        for (entry, reply) in entries.iter().zip(replies) {
+            let waits = self
+                .slots
+                .front()
+                .is_some_and(|(index, _)| *index == entry.id.index);
+            if waits && let Some((_, slot)) = self.slots.pop_front() {
+                slot.complete(Ok(reply));
+            }
+        }
+        Ok(())
+    }
+
+    fn run_reads(&mut self) {
+        let applied = self.applied;
+        for (_, job) in self.reads.extract_if(.., |(index, _)| *index <= applied) {
+            job(Ok(&self.machine));
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The raft thread: feeds consensus with what comes in, and carries out what it decides.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+
+use super::apply::{ApplyQueue, ReadJob};
+use super::mailbox::{Mail, Mailbox, Proposed};
+use super::outcome::{Error, Slot};
+use super::progress::Progress;
+use super::writer::LogJob;
+use crate::log::{Log, NewEntry};
+use crate::raft::Raft;
+use crate::raft::event::{
+    Effect, Event, NewEntries, Persist, ReadId, Release, RoleName, Source, Status,
+};
+use crate::state_machine::StateMachine;
+use crate::transport::{Incoming, Transport};
+use crate::types::{Bytes, Entry, LogId, LogIndex, Member, NodeId, Term, Time};
+
+/// Bytes of the entries in a step's event, which consensus does not see.
+enum Payloads<'a> {
+    None,
+    Proposals(&'a [Bytes]),
+    Message(&'a [Entry]),
+}
+
+/// The raft thread's own state.
+pub(super) struct Consensus<M: StateMachine> {
+    pub(super) raft: Raft,
+    /// Where [`Time`] counts from.
+    pub(super) origin: Instant,
+    pub(super) log: Log,
+    pub(super) mailbox: Arc<Mailbox<M, M::Reply>>,
+    pub(super) writer: Sender<LogJob>,
+    pub(super) apply: Arc<ApplyQueue<M>>,
+    pub(super) transport: Arc<dyn Transport>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) members: Vec<Member>,
+    /// Proposals in this leader's log, by index, that are not committed.
+    pub(super) slots: VecDeque<(LogId, Slot<M::Reply>)>,
+    /// Reads that wait for their index.
+    pub(super) reads: VecDeque<(ReadId, ReadJob<M>)>,
+    pub(super) last_read: ReadId,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl<M: StateMachine> Consensus<M> {
+    /// Runs until the mailbox is stopped or the log fails.
+    ///
+    /// # Errors
+    /// What stopped the log.
+    pub(super) fn run(mut self) -> Result<(), String> {
+        let mut mail = Mail::default();
+        // What was known to be committed before a restart can be applied at once.
+        self.commit(self.raft.pointers().committed);
+        loop {
+            let deadline = self.origin + Duration::from_micros(self.raft.deadline().0);
+            if self.mailbox.collect(deadline, &mut mail).is_err() {
+                return Ok(());
+            }
+            self.handle(&mut mail)?;
+        }
+    }
+
+    fn now(&self) -> Time {
+        Time::default().after(self.origin.elapsed())
+    }
+
+    fn handle(&mut self, mail: &mut Mail<M, M::Reply>) -> Result<(), String> {
+        if let Some(durable) = mail.durable.take() {
+            self.step(Event::Persisted(durable), &Payloads::None)?;
+        }
+        for Incoming {
+            from,
+            message,
+            entries,
+        } in mail.incoming.drain(..)
+        {
+            self.step(
+                Event::Received { from, message },
+                &Payloads::Message(&entries),
+            )?;
+        }
+        if !mail.proposals.is_empty() {
+            self.propose(&mut mail.proposals)?;
+        }
+        if !mail.reads.is_empty() {
+            for job in mail.reads.drain(..) {
+                self.last_read = ReadId(self.last_read.0 + 1);
+                self.reads.push_back((self.last_read, job));
+            }
+            self.step(
+                Event::Read {
+                    read: self.last_read,
+                },
+                &Payloads::None,
+            )?;
+        }
+        if self.now() >= self.raft.deadline() {
+            self.step(Event::Tick, &Payloads::None)?;
+        }
+        Ok(())
+    }
+
+    /// Proposes all of them in one step. Their slots are kept once the entries are in the log.
+    fn propose(&mut self, proposals: &mut Vec<Proposed<M::Reply>>) -> Result<(), String> {
+        let (payloads, mut slots): (Vec<Bytes>, Vec<Slot<M::Reply>>) = proposals
+            .drain(..)
+            .map(|proposed| (proposed.payload, proposed.slot))
+            .unzip();
+        let event = Event::Propose {
+            count: payloads.len() as u64,
+        };
+        let now = self.now();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.step(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Persist(persist) => {
+                    let taken = persist
+                        .entries
+                        .filter(|new| new.source == Source::Proposals);
+                    self.persist(&persist, &Payloads::Proposals(&payloads))?;
+                    if let Some(new) = taken {
+                        self.keep(&new, std::mem::take(&mut slots));
+                    }
+                }
+                Effect::Refused { leader } => {
+                    let refused = self.not_leader(leader);
+                    for slot in slots.drain(..) {
+                        slot.complete(Err(refused.clone()));
+                    }
+                }
+                other => self.carry_out(other, &Payloads::None)?,
+            }
+        }
+        self.effects = effects;
+        Ok(())
+    }
+
+    /// Remembers the slots of new entries by the entries' ids.
+    fn keep(&mut self, new: &NewEntries, slots: Vec<Slot<M::Reply>>) {
+        let term = new.range.last.term;
+        let mut index = new.range.prev.index;
+        for slot in slots {
+            index = index.next();
+            self.slots.push_back((LogId::new(term, index), slot));
+        }
+    }
+
+    fn step(&mut self, event: Event, payloads: &Payloads<'_>) -> Result<(), String> {
+        let now = self.now();
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.step(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect, payloads)?;
+        }
+        self.effects = effects;
+        Ok(())
+    }
+
+    fn carry_out(&mut self, effect: Effect, payloads: &Payloads<'_>) -> Result<(), String> {
+        match effect {
+            Effect::Persist(persist) => self.persist(&persist, payloads)?,
+            Effect::Send {
+                to,
+                message,
+                release: Release::Now,
+            } => self.transport.send(to, message),
+            Effect::Send {
+                to,
+                message,
+                release: Release::After(_),
+            } => {
+                // The queue keeps its order, so this leaves after every write before it.
+                self.queue(LogJob::Release(to, message))?;
+            }
+            Effect::Commit { upto } => self.commit(upto.index),
+            // Only `propose` proposes, and it sees to this itself.
+            Effect::Refused { .. } => {}
+            Effect::ReadReady { upto, index } => {
+                let ready = self.reads.partition_point(|(read, _)| *read <= upto);
+                self.apply
+                    .read(index, self.reads.drain(..ready).map(|(_, job)| job));
+            }
+            Effect::ReadFailed { leader } => {
+                let failed = self.not_leader(leader);
+                for (_, job) in self.reads.drain(..) {
+                    job(Err(failed.clone()));
+                }
+            }
+            Effect::Status(status) => self.status(status),
+        }
+        Ok(())
+    }
+
+    fn persist(&mut self, persist: &Persist, payloads: &Payloads<'_>) -> Result<(), String> {
+        let entries = match &persist.entries {
+            Some(new) => new_entries(new, payloads)?,
+            None => Vec::new(),
+        };
+        let staged = self
+            .log
+            .stage(persist.hard_state, persist.truncate_from, &entries);
+        let staged = staged.map_err(|error| error.to_string())?;
+        if staged.seq() != persist.seq {
+            let (log, core) = (staged.seq(), persist.seq);
+            return Err(format!(
+                "write {core} of consensus became write {log} of the log"
+            ));
+        }
+        self.queue(LogJob::Sync(staged))
+    }
+
+    fn queue(&self, job: LogJob) -> Result<(), String> {
+        self.writer
+            .send(job)
+            .map_err(|_| "the log thread has ended".to_owned())
+    }
+
+    fn commit(&mut self, index: LogIndex) {
+        let count = self.slots.partition_point(|(id, _)| id.index <= index);
+        let slots = self.slots.drain(..count).map(|(id, slot)| (id.index, slot));
+        // Told first, so that nobody sees more applied than committed.
+        self.progress.committed(index);
+        self.apply.commit(index, slots);
+    }
+
+    /// Takes note of a new role, term or leader. Who no longer leads cannot know what becomes of its
+    /// entries: another leader may keep them or not.
+    fn status(&mut self, status: Status) {
+        self.progress.set_status(status);
+        let (role, Term(term)) = (status.role, status.term);
+        let leader = status.leader.map(|id| id.0);
+        crate::trace::info!(?role, term, leader, "raft status");
+        if role != RoleName::Leader {
+            for (_, slot) in self.slots.drain(..) {
+                slot.complete(Err(Error::OutcomeUnknown));
+            }
+        }
+    }
+
+    fn not_leader(&self, leader: Option<NodeId>) -> Error {
+        let leader = leader.and_then(|id| self.members.iter().find(|member| member.id == id));
+        Error::NotLeader {
+            leader: leader.cloned(),
+        }
+    }
+}
+
+/// The entries that a write appends, with the bytes that belong to them.
+fn new_entries<'a>(new: &NewEntries, payloads: &Payloads<'a>) -> Result<Vec<NewEntry<'a>>, String> {
+    let term = new.range.last.term;
+    let count = usize::try_from(new.range.len()).unwrap_or(usize::MAX);
+    let entries: Vec<NewEntry<'a>> = match (new.source, payloads) {
+        (Source::Empty(kind), _) => vec![NewEntry {
+            term,
+            kind,
+            payload: &[],
+        }],
+        (Source::Proposals, Payloads::Proposals(payloads)) => {
+            let kind = crate::types::EntryKind::Normal;
+            payloads
+                .iter()
+                .map(|payload| NewEntry {
+                    term,
+                    kind,
+                    payload,
+                })
+                .collect()
+        }
+        (Source::Message, Payloads::Message(entries)) => {
+            let known = entries.partition_point(|entry| entry.id.index <= new.range.prev.index);
+            let new = entries[known..].iter();
+            new.map(|Entry { id, kind, payload }| NewEntry {
+                term: id.term,
+                kind: *kind,
+                payload,
+            })
+            .collect()
+        }
+        _ => Vec::new(),
+    };
+    if entries.len() == count {
+        return Ok(entries);
+    }
+    Err(format!(
+        "consensus asked for {count} entries where {} came in",
+        entries.len()
+    ))
+}

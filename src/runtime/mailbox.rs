@@ -1,0 +1,171 @@
+//! Where the raft thread finds its work: one lock, emptied whole.
+//!
+//! What queued while the last step ran is the next step, so batching needs no timer. Every part is
+//! bounded: proposals and reads by the permit that each holds, messages by number and bytes (full: they
+//! are dropped, and Raft retries), the log's progress by being one value.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::apply::ReadJob;
+use super::outcome::{Error, Slot};
+use crate::transport::{Inbox, Incoming};
+use crate::types::{Bytes, Durable};
+
+/// Messages that may wait; beyond it they are dropped.
+const MAX_INCOMING: usize = 4_096;
+/// Payload bytes of waiting messages; beyond it they are dropped, but one always has room.
+const MAX_INCOMING_BYTES: usize = 64 << 20;
+
+/// A proposal on its way to the raft thread.
+pub(super) struct Proposed<R> {
+    pub(super) payload: Bytes,
+    pub(super) slot: Slot<R>,
+}
+
+/// All that came in since the last look.
+pub(super) struct Mail<S, R> {
+    pub(super) durable: Option<Durable>,
+    pub(super) incoming: Vec<Incoming>,
+    pub(super) proposals: Vec<Proposed<R>>,
+    pub(super) reads: Vec<ReadJob<S>>,
+    incoming_bytes: usize,
+}
+
+impl<S, R> Default for Mail<S, R> {
+    fn default() -> Self {
+        Self {
+            durable: None,
+            incoming: Vec::new(),
+            proposals: Vec::new(),
+            reads: Vec::new(),
+            incoming_bytes: 0,
+        }
+    }
+}
+
+impl<S, R> Mail<S, R> {
+    fn is_empty(&self) -> bool {
+        self.durable.is_none()
+            && self.incoming.is_empty()
+            && self.proposals.is_empty()
+            && self.reads.is_empty()
+    }
+}
+
+pub(super) struct Mailbox<S, R> {
+    queued: Mutex<Queued<S, R>>,
+    arrived: Condvar,
+}
+
+struct Queued<S, R> {
+    mail: Mail<S, R>,
+    /// Set once; nothing is taken after it.
+    stopped: Option<Arc<str>>,
+}
+
+impl<S, R> Mailbox<S, R> {
+    pub(super) fn new() -> Self {
+        let queued = Queued {
+            mail: Mail::default(),
+            stopped: None,
+        };
+        Self {
+            queued: Mutex::new(queued),
+            arrived: Condvar::new(),
+        }
+    }
+
+    /// Waits for mail until `deadline` and swaps it into `mail`, which must have been emptied.
+    ///
+    /// # Errors
+    /// The reason, once the mailbox is stopped. What was queued is dropped.
+    pub(super) fn collect(&self, deadline: Instant, mail: &mut Mail<S, R>) -> Result<(), Arc<str>> {
+        debug_assert!(mail.is_empty(), "mail that was not read");
+        mail.incoming_bytes = 0;
+        let mut queued = self.queued.lock();
+        loop {
+            if let Some(reason) = &queued.stopped {
+                return Err(Arc::clone(reason));
+            }
+            if !queued.mail.is_empty() {
+                std::mem::swap(&mut queued.mail, mail);
+                return Ok(());
+            }
+            if self.arrived.wait_until(&mut queued, deadline).timed_out() {
+                return queued.stopped.clone().map_or(Ok(()), Err);
+            }
+        }
+    }
+
+    /// Adds to the mail, or gives the reason if the mailbox is stopped.
+    fn put(&self, add: impl FnOnce(&mut Mail<S, R>)) -> Result<(), Arc<str>> {
+        let mut queued = self.queued.lock();
+        if let Some(reason) = &queued.stopped {
+            return Err(Arc::clone(reason));
+        }
+        let wake = queued.mail.is_empty();
+        add(&mut queued.mail);
+        drop(queued);
+        if wake {
+            self.arrived.notify_one();
+        }
+        Ok(())
+    }
+
+    pub(super) fn propose(&self, proposed: Proposed<R>) -> Result<(), Arc<str>> {
+        self.put(|mail| mail.proposals.push(proposed))
+    }
+
+    pub(super) fn read(&self, job: ReadJob<S>) -> Result<(), Arc<str>> {
+        self.put(|mail| mail.reads.push(job))
+    }
+
+    /// The log is durable up to here.
+    pub(super) fn persisted(&self, durable: Durable) {
+        // A stopped node needs no more progress.
+        let _ = self.put(|mail| mail.durable = mail.durable.max(Some(durable)));
+    }
+
+    /// Stops the raft thread for `reason`; the first reason stands. Nothing that queued was taken.
+    pub(super) fn stop(&self, reason: &str) {
+        let mut queued = self.queued.lock();
+        let reason = Arc::clone(queued.stopped.get_or_insert_with(|| reason.into()));
+        let mail = std::mem::take(&mut queued.mail);
+        drop(queued);
+        self.arrived.notify_one();
+        let stopped = Error::Stopped { reason };
+        for proposed in mail.proposals {
+            proposed.slot.complete(Err(stopped.clone()));
+        }
+        for job in mail.reads {
+            job(Err(stopped.clone()));
+        }
+    }
+
+    /// Why the mailbox was stopped, if it was.
+    pub(super) fn stopped(&self) -> Option<Arc<str>> {
+        self.queued.lock().stopped.clone()
+    }
+}
+
+impl<S: Send + 'static, R: Send + 'static> Inbox for Mailbox<S, R> {
+    fn deliver(&self, incoming: Incoming) {
+        let bytes: usize = incoming
+            .entries
+            .iter()
+            .map(|entry| entry.payload.len())
+            .sum();
+        // A message to a stopped node is lost like one to a dead node.
+        let _ = self.put(|mail| {
+            let bytes_fit =
+                mail.incoming_bytes == 0 || mail.incoming_bytes + bytes <= MAX_INCOMING_BYTES;
+            if mail.incoming.len() < MAX_INCOMING && bytes_fit {
+                mail.incoming_bytes += bytes;
+                mail.incoming.push(incoming);
+            }
+        });
+    }
+}

@@ -1,0 +1,317 @@
+//! The threads of a node, and what they hand each other.
+//!
+//! ```text
+//! client --propose--> RAFT thread    assigns the index, stages the write, keeps the reply slot
+//!            | Sync, Release            | Send
+//!            v                          v
+//!        LOG thread                 transport      entries read from the log at the last moment
+//!          one fdatasync for all      follower: RAFT -> LOG -> the reply leaves from LOG
+//!            | Durable                  |
+//!            +-----> RAFT thread <------+          a quorum of durable copies commits
+//!                      | Commit, slots
+//!                      v
+//!                  APPLY thread                    applies the batch, answers the client
+//! ```
+//!
+//! | queue | bound | full |
+//! |---|---|---|
+//! | to RAFT, proposals and reads | `max_pending`, `max_pending_bytes` over all stages | `Overloaded` |
+//! | to RAFT, messages | 4,096 and 64 MiB | dropped, Raft retries |
+//! | to RAFT, progress of the log | one value | never |
+//! | to LOG | 4,096 | RAFT waits for the disk |
+//! | to APPLY | what holds a permit | never |
+//! | to a peer | the transport's | dropped, Raft retries |
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+
+use crate::config::Config;
+use crate::log::{Log, LogReader, Recovered};
+use crate::raft::event::{ReadId, Status};
+use crate::raft::{Boot, Raft};
+use crate::state_machine::StateMachine;
+use crate::transport::{Connect, Context, Limits, Transport, TransportError};
+use crate::types::{Bytes, Identity, LogIndex, Member, Time};
+
+mod apply;
+mod consensus;
+mod mailbox;
+mod outcome;
+mod progress;
+mod source;
+mod writer;
+
+use apply::{Applier, ApplyQueue, ReadJob};
+use consensus::Consensus;
+use mailbox::{Mailbox, Proposed};
+use outcome::{Budget, promise};
+pub use outcome::{Error, Proposal};
+pub(crate) use progress::Progress;
+use source::LogSource;
+use writer::Writer;
+
+/// What a node runs on.
+pub(crate) struct Parts<M> {
+    pub(crate) config: Config,
+    pub(crate) identity: Identity,
+    pub(crate) members: Vec<Member>,
+    pub(crate) log: Log,
+    pub(crate) recovered: Recovered,
+    pub(crate) seed: u64,
+    pub(crate) connect: Option<Box<dyn Connect>>,
+    pub(crate) machine: M,
+}
+
+/// The running threads of one node.
+pub(crate) struct Runtime<M: StateMachine> {
+    mailbox: Arc<Mailbox<M, M::Reply>>,
+    apply: Arc<ApplyQueue<M>>,
+    progress: Arc<Progress>,
+    budget: Arc<Budget>,
+    reader: LogReader,
+    max_entry_bytes: usize,
+    running: Mutex<Option<Running>>,
+}
+
+struct Running {
+    threads: Vec<JoinHandle<()>>,
+    transport: Arc<dyn Transport>,
+    log: Log,
+}
+
+/// The transport of a node that is alone in its cluster.
+struct Alone;
+
+impl Transport for Alone {
+    fn send(&self, _: crate::types::NodeId, _: crate::raft::message::Message) {}
+
+    fn close(&self) {}
+}
+
+impl<M: StateMachine> Runtime<M> {
+    /// Starts the transport, then the threads.
+    ///
+    /// # Errors
+    /// [`TransportError`] if one of them cannot be started; nothing is left running.
+    pub(crate) fn start(parts: Parts<M>) -> Result<Self, TransportError> {
+        let Parts {
+            config,
+            identity,
+            members,
+            log,
+            recovered,
+            seed,
+            connect,
+            machine,
+        } = parts;
+        let reader = log.reader();
+        let mailbox = Arc::new(Mailbox::new());
+        let transport: Arc<dyn Transport> = match connect {
+            None => Arc::new(Alone),
+            Some(connect) => connect.connect(Context {
+                identity,
+                members: members.clone(),
+                inbox: Arc::clone(&mailbox) as Arc<_>,
+                entries: Arc::new(LogSource(reader.clone())),
+                limits: Limits {
+                    max_entry_bytes: config.max_entry_bytes,
+                    max_append_bytes: config.max_append_bytes,
+                    max_append_entries: config.max_append_entries,
+                },
+            })?,
+        };
+        let boot = Boot {
+            id: identity.node,
+            voters: members.iter().map(|member| member.id).collect(),
+            hard_state: recovered.hard_state,
+            first: recovered.first,
+            last: recovered.last,
+            runs: recovered.runs,
+            written: log.wal().written(),
+            seed,
+        };
+        let raft = Raft::new(&config, boot, Time::default());
+        let progress = Arc::new(Progress::new(raft.status()));
+        let apply = Arc::new(ApplyQueue::new());
+        let runtime = Self {
+            mailbox: Arc::clone(&mailbox),
+            apply: Arc::clone(&apply),
+            progress: Arc::clone(&progress),
+            budget: Arc::new(Budget::new(config.max_pending, config.max_pending_bytes)),
+            reader: reader.clone(),
+            max_entry_bytes: config.max_entry_bytes,
+            running: Mutex::new(Some(Running {
+                threads: Vec::new(),
+                transport: Arc::clone(&transport),
+                log: log.clone(),
+            })),
+        };
+        let (queue, jobs) = writer::queue();
+        let writer = Writer {
+            jobs,
+            wal: log.wal().clone(),
+            transport: Arc::clone(&transport),
+        };
+        let applier = Applier {
+            machine,
+            queue: Arc::clone(&apply),
+            reader,
+            progress: Arc::clone(&progress),
+            applied: recovered.first.prev(),
+            slots: VecDeque::new(),
+            reads: Vec::new(),
+        };
+        let consensus = Consensus {
+            raft,
+            origin: Instant::now(),
+            log,
+            mailbox: Arc::clone(&mailbox),
+            writer: queue,
+            apply,
+            transport,
+            progress,
+            members,
+            slots: VecDeque::new(),
+            reads: VecDeque::new(),
+            last_read: ReadId(0),
+            effects: Vec::new(),
+        };
+        let durable = Arc::clone(&mailbox);
+        runtime.spawn("log", move || {
+            writer
+                .run(|upto| durable.persisted(upto))
+                .map_err(|error| error.to_string())
+        })?;
+        runtime.spawn("apply", move || applier.run())?;
+        runtime.spawn("raft", move || consensus.run())?;
+        Ok(runtime)
+    }
+
+    /// Starts a thread whose failure, be it an error or a panic, stops the node. When it cannot be
+    /// started, dropping the runtime ends the others.
+    fn spawn(
+        &self,
+        name: &'static str,
+        run: impl FnOnce() -> Result<(), String> + Send + 'static,
+    ) -> Result<(), TransportError> {
+        let end = EndGuard {
+            mailbox: Arc::clone(&self.mailbox),
+            apply: Arc::clone(&self.apply),
+            progress: Arc::clone(&self.progress),
+            reason: Some(format!("its {name} thread panicked")),
+        };
+        let thread = thread::Builder::new()
+            .name(format!("catamaran-{name}"))
+            .spawn(move || {
+                // The whole guard moves here, not only the field that is set.
+                let mut end = end;
+                end.reason = run().err();
+            });
+        match thread {
+            Ok(thread) => {
+                if let Some(running) = self.running.lock().as_mut() {
+                    running.threads.push(thread);
+                }
+                Ok(())
+            }
+            Err(source) => Err(TransportError::Thread(source)),
+        }
+    }
+
+    pub(crate) fn propose(&self, payload: Bytes) -> Result<Proposal<M::Reply>, Error> {
+        let (bytes, limit) = (payload.len(), self.max_entry_bytes);
+        if bytes > limit {
+            return Err(Error::TooLarge { bytes, limit });
+        }
+        let permit = self.budget.take(bytes).ok_or(Error::Overloaded)?;
+        let (slot, proposal) = promise(permit);
+        let sent = self.mailbox.propose(Proposed { payload, slot });
+        sent.map(|()| proposal)
+            .map_err(|reason| Error::Stopped { reason })
+    }
+
+    pub(crate) fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<Proposal<R>, Error> {
+        let permit = self.budget.take(0).ok_or(Error::Overloaded)?;
+        let (slot, proposal) = promise(permit);
+        let job: ReadJob<M> = Box::new(move |machine| slot.complete(machine.map(read)));
+        let sent = self.mailbox.read(job);
+        sent.map(|()| proposal)
+            .map_err(|reason| Error::Stopped { reason })
+    }
+
+    pub(crate) const fn reader(&self) -> &LogReader {
+        &self.reader
+    }
+
+    pub(crate) const fn progress(&self) -> &Arc<Progress> {
+        &self.progress
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        self.progress.status()
+    }
+
+    pub(crate) fn last(&self) -> LogIndex {
+        self.reader.last()
+    }
+
+    /// Why the node has stopped, if it has.
+    pub(crate) fn stopped(&self) -> Option<Arc<str>> {
+        self.mailbox.stopped()
+    }
+
+    /// Stops every thread and joins it, then closes the log. A second call does nothing.
+    ///
+    /// # Errors
+    /// What the log says to the last sync.
+    pub(crate) fn stop(&self) -> Result<(), crate::wal::WalError> {
+        let Some(running) = self.running.lock().take() else {
+            return Ok(());
+        };
+        self.mailbox.stop("it was shut down");
+        running.transport.close();
+        // The raft thread ends at the mailbox's word, and with it the log thread's queue; a thread that
+        // calls this from within (a reply dropped on the apply thread, say) cannot wait for itself.
+        for thread in running.threads {
+            if thread.thread().id() != thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+        running.log.into_wal().close()
+    }
+}
+
+impl<M: StateMachine> Drop for Runtime<M> {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            crate::trace::warn!(%error, "the log could not be closed");
+        }
+    }
+}
+
+/// Ends the whole node when one of its threads ends, for whatever reason.
+struct EndGuard<M: StateMachine> {
+    mailbox: Arc<Mailbox<M, M::Reply>>,
+    apply: Arc<ApplyQueue<M>>,
+    progress: Arc<Progress>,
+    reason: Option<String>,
+}
+
+impl<M: StateMachine> Drop for EndGuard<M> {
+    fn drop(&mut self) {
+        if let Some(reason) = &self.reason {
+            crate::trace::warn!(reason, "the node stops");
+        }
+        self.mailbox
+            .stop(self.reason.as_deref().unwrap_or("it was shut down"));
+        self.apply.stop();
+        self.progress.end();
+    }
+}

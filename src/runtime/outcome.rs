@@ -1,0 +1,333 @@
+//! How a proposal ends: exactly once, with a reply or one of a few errors.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::types::Member;
+
+/// Why a proposal or a read has no reply.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Error {
+    /// This node does not lead, and the proposal was not taken. Ask the leader.
+    NotLeader {
+        /// Who leads, if this node knows.
+        leader: Option<Member>,
+    },
+    /// Too much is waiting already; the proposal was not taken. Try again later.
+    Overloaded,
+    /// The proposal is larger than the limit, and was not taken.
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+        /// The largest that is taken, `Options::max_entry_bytes`.
+        limit: usize,
+    },
+    /// The proposal was taken, but this node lost the lead or stopped before it knew the outcome: it may
+    /// yet be applied, or never. For a read: it was not answered.
+    OutcomeUnknown,
+    /// The node has stopped, and the proposal was not taken.
+    Stopped {
+        /// Why.
+        reason: Arc<str>,
+    },
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotLeader {
+                leader: Some(leader),
+            } => {
+                write!(
+                    f,
+                    "not the leader: node {} at {} is",
+                    leader.id, leader.addr
+                )
+            }
+            Self::NotLeader { leader: None } => {
+                f.write_str("not the leader, and none is known yet")
+            }
+            Self::Overloaded => f.write_str("too much is waiting: try again later"),
+            Self::TooLarge { bytes, limit } => {
+                write!(
+                    f,
+                    "a proposal of {bytes} bytes is over the limit of {limit}"
+                )
+            }
+            Self::OutcomeUnknown => f.write_str("the outcome is unknown: it may yet be applied"),
+            Self::Stopped { reason } => write!(f, "the node has stopped: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// How much may wait in memory: a number of proposals, and their bytes.
+pub(crate) struct Budget {
+    count: AtomicUsize,
+    bytes: AtomicUsize,
+    max_count: usize,
+    max_bytes: usize,
+}
+
+impl Budget {
+    pub(crate) const fn new(max_count: usize, max_bytes: usize) -> Self {
+        Self {
+            count: AtomicUsize::new(0),
+            bytes: AtomicUsize::new(0),
+            max_count,
+            max_bytes,
+        }
+    }
+
+    /// Room for one more of `bytes`, until the permit is dropped. One alone always has room.
+    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        let count = self.count.fetch_add(1, Ordering::Relaxed);
+        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        let permit = Permit {
+            budget: Arc::clone(self),
+            bytes,
+        };
+        let fits = count < self.max_count && (before == 0 || before + bytes <= self.max_bytes);
+        fits.then_some(permit)
+    }
+}
+
+/// Room in a [`Budget`], given back when dropped.
+pub(crate) struct Permit {
+    budget: Arc<Budget>,
+    bytes: usize,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.budget.count.fetch_sub(1, Ordering::Relaxed);
+        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+/// A reply to come, for a proposal or a read. Wait for it with [`Proposal::wait`] or
+/// [`Proposal::wait_for`], or await it: it is a [`Future`] that needs no runtime of any kind.
+///
+/// Dropping it gives up the reply, not the proposal.
+#[must_use = "a proposal is acknowledged only by its reply"]
+pub struct Proposal<R> {
+    cell: Arc<Cell<R>>,
+}
+
+/// The other end of a [`Proposal`]. Dropped without a result, it gives `OutcomeUnknown`.
+pub(crate) struct Slot<R> {
+    cell: Arc<Cell<R>>,
+    _permit: Permit,
+}
+
+struct Cell<R> {
+    state: Mutex<State<R>>,
+    done: Condvar,
+}
+
+enum State<R> {
+    Waiting(Option<Waker>),
+    Done(Result<R, Error>),
+    Taken,
+}
+
+/// A proposal and its slot, which keeps `permit` until the end.
+pub(crate) fn promise<R>(permit: Permit) -> (Slot<R>, Proposal<R>) {
+    let cell = Arc::new(Cell {
+        state: Mutex::new(State::Waiting(None)),
+        done: Condvar::new(),
+    });
+    let slot = Slot {
+        cell: Arc::clone(&cell),
+        _permit: permit,
+    };
+    (slot, Proposal { cell })
+}
+
+impl<R> Slot<R> {
+    /// Gives the result, and wakes who waits for it.
+    pub(crate) fn complete(self, result: Result<R, Error>) {
+        self.cell.complete(result);
+    }
+}
+
+impl<R> Drop for Slot<R> {
+    fn drop(&mut self) {
+        self.cell.complete(Err(Error::OutcomeUnknown));
+    }
+}
+
+impl<R> Cell<R> {
+    /// The first result stands.
+    fn complete(&self, result: Result<R, Error>) {
+        let mut state = self.state.lock();
+        let State::Waiting(waker) = &mut *state else {
+            return;
+        };
+        let waker = waker.take();
+        *state = State::Done(result);
+        drop(state);
+        self.done.notify_one();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl<R> State<R> {
+    fn take(&mut self) -> Option<Result<R, Error>> {
+        match std::mem::replace(self, Self::Taken) {
+            Self::Done(result) => Some(result),
+            other => {
+                *self = other;
+                None
+            }
+        }
+    }
+}
+
+impl<R> Proposal<R> {
+    /// Waits for the reply, for as long as it takes. It may take as long as there is no quorum.
+    ///
+    /// # Errors
+    /// As [`Error`] says; see there what is known of the proposal.
+    pub fn wait(self) -> Result<R, Error> {
+        let mut state = self.cell.state.lock();
+        loop {
+            if let Some(result) = state.take() {
+                return result;
+            }
+            if matches!(*state, State::Taken) {
+                return Err(Error::OutcomeUnknown);
+            }
+            self.cell.done.wait(&mut state);
+        }
+    }
+
+    /// Waits for the reply up to `limit`; None if there is none by then, and it can be waited on again.
+    /// Once a reply was given out here, further calls give None at once.
+    pub fn wait_for(&mut self, limit: Duration) -> Option<Result<R, Error>> {
+        let deadline = Instant::now().checked_add(limit);
+        let mut state = self.cell.state.lock();
+        loop {
+            if let Some(result) = state.take() {
+                return Some(result);
+            }
+            if matches!(*state, State::Taken) {
+                return None;
+            }
+            match deadline {
+                None => self.cell.done.wait(&mut state),
+                Some(deadline) => {
+                    if self.cell.done.wait_until(&mut state, deadline).timed_out() {
+                        return state.take();
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl<R> Future for Proposal<R> {
+    type Output = Result<R, Error>;
+
+    /// Stays pending if polled again after it was ready.
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut state = self.cell.state.lock();
+        if let Some(result) = state.take() {
+            return Poll::Ready(result);
+        }
+        if let State::Waiting(waker) = &mut *state {
+            match waker {
+                Some(waker) => waker.clone_from(context.waker()),
+                None => *waker = Some(context.waker().clone()),
+            }
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::task::Wake;
+
+    fn budget(count: usize, bytes: usize) -> Arc<Budget> {
+        Arc::new(Budget::new(count, bytes))
+    }
+
+    fn pair() -> (Slot<u32>, Proposal<u32>) {
+        promise(budget(1, 1).take(1).unwrap())
+    }
+
+    #[test]
+    fn a_dropped_slot_leaves_the_outcome_unknown() {
+        let (slot, proposal) = pair();
+        drop(slot);
+        assert_eq!(proposal.wait(), Err(Error::OutcomeUnknown));
+    }
+
+    #[test]
+    fn the_first_result_stands() {
+        let (slot, proposal) = pair();
+        slot.complete(Ok(7));
+        assert_eq!(proposal.wait(), Ok(7));
+    }
+
+    #[test]
+    fn a_wait_with_a_limit_can_be_repeated_until_the_reply_is_there() {
+        let (slot, mut proposal) = pair();
+        assert_eq!(proposal.wait_for(Duration::ZERO), None);
+        let waiter = std::thread::spawn(move || proposal.wait_for(Duration::MAX));
+        slot.complete(Ok(7));
+        assert_eq!(waiter.join().unwrap(), Some(Ok(7)));
+    }
+
+    #[test]
+    fn a_future_is_woken_once_when_the_reply_is_there() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut context = Context::from_waker(&waker);
+        let (slot, mut proposal) = pair();
+        assert_eq!(Pin::new(&mut proposal).poll(&mut context), Poll::Pending);
+        slot.complete(Ok(7));
+        assert_eq!(count.0.load(Ordering::Relaxed), 1);
+        assert_eq!(
+            Pin::new(&mut proposal).poll(&mut context),
+            Poll::Ready(Ok(7))
+        );
+    }
+
+    #[test]
+    fn a_full_budget_refuses_until_something_ends() {
+        let by_count = budget(2, 1_000);
+        let first = by_count.take(1).unwrap();
+        let _second = by_count.take(1).unwrap();
+        assert!(by_count.take(1).is_none(), "a third");
+        drop(first);
+        assert!(by_count.take(1).is_some(), "after one has ended");
+        let by_bytes = budget(10, 100);
+        let large = by_bytes.take(500).unwrap();
+        assert!(
+            by_bytes.take(1).is_none(),
+            "beside one that is over the limit by itself"
+        );
+        drop(large);
+        assert!(by_bytes.take(100).is_some());
+    }
+}

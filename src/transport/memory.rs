@@ -1,0 +1,151 @@
+//! A network within one process, which tests can cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+
+use super::{Connect, Context, Inbox, Incoming, Transport, TransportError};
+use crate::raft::message::Message;
+use crate::types::{Identity, NodeId};
+
+/// A network of nodes in one process. Cheap to clone; all clones are one network.
+///
+/// Messages are handed over in the sender's thread, at once and in order. Nodes of different clusters do
+/// not hear each other.
+#[derive(Clone, Default)]
+pub struct InMemory {
+    net: Arc<RwLock<Net>>,
+}
+
+#[derive(Default)]
+struct Net {
+    nodes: BTreeMap<NodeId, Node>,
+    /// Pairs that cannot reach each other, the lower id first.
+    cut: BTreeSet<(NodeId, NodeId)>,
+    isolated: BTreeSet<NodeId>,
+}
+
+struct Node {
+    identity: Identity,
+    inbox: Arc<dyn Inbox>,
+    /// Tells a node from another that took its place.
+    endpoint: Arc<AtomicBool>,
+}
+
+impl InMemory {
+    /// A network with no nodes yet.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// What one node is given as its transport. A node that connects under an id in use takes its place.
+    #[must_use]
+    pub fn endpoint(&self) -> impl Connect + use<> {
+        Endpoint {
+            net: Arc::clone(&self.net),
+        }
+    }
+
+    /// Loses every message between `a` and `b`, both ways.
+    pub fn cut(&self, a: NodeId, b: NodeId) {
+        self.net.write().cut.insert((a.min(b), a.max(b)));
+    }
+
+    /// Ends [`InMemory::cut`].
+    pub fn heal(&self, a: NodeId, b: NodeId) {
+        self.net.write().cut.remove(&(a.min(b), a.max(b)));
+    }
+
+    /// Loses every message to and from `id`.
+    pub fn isolate(&self, id: NodeId) {
+        self.net.write().isolated.insert(id);
+    }
+
+    /// Ends every cut and isolation.
+    pub fn heal_all(&self) {
+        let mut net = self.net.write();
+        net.cut.clear();
+        net.isolated.clear();
+    }
+}
+
+impl Net {
+    fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
+        self.isolated.contains(&a)
+            || self.isolated.contains(&b)
+            || self.cut.contains(&(a.min(b), a.max(b)))
+    }
+}
+
+struct Endpoint {
+    net: Arc<RwLock<Net>>,
+}
+
+impl Connect for Endpoint {
+    fn connect(self: Box<Self>, context: Context) -> Result<Arc<dyn Transport>, TransportError> {
+        let open = Arc::new(AtomicBool::new(true));
+        let node = Node {
+            identity: context.identity,
+            inbox: Arc::clone(&context.inbox),
+            endpoint: Arc::clone(&open),
+        };
+        self.net.write().nodes.insert(context.identity.node, node);
+        Ok(Arc::new(Connected {
+            net: self.net,
+            context,
+            open,
+        }))
+    }
+}
+
+struct Connected {
+    net: Arc<RwLock<Net>>,
+    context: Context,
+    open: Arc<AtomicBool>,
+}
+
+impl Connected {
+    /// Where messages to `to` go; None if it is not there or cannot be reached.
+    fn route(&self, to: NodeId) -> Option<Arc<dyn Inbox>> {
+        if !self.open.load(Ordering::Acquire) {
+            return None;
+        }
+        let me = self.context.identity;
+        let net = self.net.read();
+        let node = net
+            .nodes
+            .get(&to)
+            .filter(|node| node.identity.cluster == me.cluster)?;
+        (!net.is_cut(me.node, to)).then(|| Arc::clone(&node.inbox))
+    }
+}
+
+impl Transport for Connected {
+    fn send(&self, to: NodeId, message: Message) {
+        let Some(inbox) = self.route(to) else { return };
+        let from = self.context.identity.node;
+        super::fill(&self.context, message, |message, entries| {
+            inbox.deliver(Incoming {
+                from,
+                message,
+                entries,
+            });
+        });
+    }
+
+    fn close(&self) {
+        self.open.store(false, Ordering::Release);
+        let mut net = self.net.write();
+        let id = self.context.identity.node;
+        if net
+            .nodes
+            .get(&id)
+            .is_some_and(|node| Arc::ptr_eq(&node.endpoint, &self.open))
+        {
+            net.nodes.remove(&id);
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Members over TCP: one connection per direction, so that who sends also reconnects.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crossbeam_channel::{Sender, bounded};
+use parking_lot::Mutex;
+
+use super::wire::{self, Refusal};
+use super::{Connect, Context, Transport, TransportError};
+use crate::raft::message::Message;
+use crate::types::{Member, NodeId};
+
+mod receive;
+mod send;
+
+/// Messages that may wait for one peer. Full: dropped, and Raft retries.
+const QUEUE: usize = 1_024;
+/// How long a peer may take to say who it is, and to answer.
+const HANDSHAKE: Duration = Duration::from_secs(2);
+/// How many refusals are remembered, so that each is logged once.
+const MAX_REMEMBERED: usize = 256;
+
+/// A bound listener, to be given to a node as its transport.
+#[derive(Debug)]
+pub struct Tcp {
+    listener: TcpListener,
+    addr: SocketAddr,
+}
+
+impl Tcp {
+    /// Listens on `addr`, `HOST:PORT`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`TransportError::Listen`] if that is no address, or is taken.
+    pub fn bind(addr: &str) -> Result<Self, TransportError> {
+        let failed = |source| TransportError::Listen {
+            addr: addr.to_owned(),
+            source,
+        };
+        let listener = TcpListener::bind(addr).map_err(failed)?;
+        let addr = listener.local_addr().map_err(failed)?;
+        Ok(Self { listener, addr })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
+impl Connect for Tcp {
+    fn connect(self: Box<Self>, context: Context) -> Result<Arc<dyn Transport>, TransportError> {
+        let me = context.identity.node;
+        if !context.members.iter().any(|member| member.id == me) {
+            return Err(TransportError::NotAMember(me));
+        }
+        let (stop, stopped) = bounded(0);
+        let others = context.members.iter().filter(|member| member.id != me);
+        let others: Vec<Member> = others.cloned().collect();
+        let shared = Arc::new(Shared::new(context));
+        // Dropping it, on an error below, ends what was started.
+        let running = Running {
+            addr: self.addr,
+            shared: Arc::clone(&shared),
+            end: Mutex::new(Some(End {
+                stop,
+                threads: Vec::new(),
+            })),
+            queues: Mutex::default(),
+        };
+        let listener = self.listener;
+        let accepting = Arc::clone(&shared);
+        running.spawn(format!("catamaran-accept-{me}"), move || {
+            receive::accept(&listener, &accepting);
+        })?;
+        for peer in others {
+            let (queue, messages) = bounded(QUEUE);
+            running.queues.lock().insert(peer.id, queue);
+            let id = peer.id;
+            let peer = send::Peer::new(peer, messages, stopped.clone(), Arc::clone(&shared));
+            running.spawn(format!("catamaran-peer-{id}"), move || peer.run())?;
+        }
+        let queues = std::mem::take(&mut *running.queues.lock());
+        Ok(Arc::new(TcpTransport { queues, running }))
+    }
+}
+
+struct TcpTransport {
+    queues: BTreeMap<NodeId, Sender<Message>>,
+    running: Running,
+}
+
+impl Transport for TcpTransport {
+    fn send(&self, to: NodeId, message: Message) {
+        if let Some(queue) = self.queues.get(&to) {
+            // Full: the peer or the network is slow, and Raft will ask again.
+            let _ = queue.try_send(message);
+        }
+    }
+
+    fn close(&self) {
+        self.running.close();
+    }
+}
+
+/// The threads of a transport.
+struct Running {
+    addr: SocketAddr,
+    shared: Arc<Shared>,
+    end: Mutex<Option<End>>,
+    /// Filled while it starts.
+    queues: Mutex<BTreeMap<NodeId, Sender<Message>>>,
+}
+
+struct End {
+    /// Dropped, it wakes every sender.
+    stop: Sender<()>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Running {
+    fn spawn(
+        &self,
+        name: String,
+        run: impl FnOnce() + Send + 'static,
+    ) -> Result<(), TransportError> {
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(run)
+            .map_err(TransportError::Thread)?;
+        if let Some(end) = self.end.lock().as_mut() {
+            end.threads.push(thread);
+        }
+        Ok(())
+    }
+
+    /// Ends every thread and joins it. A second call does nothing.
+    fn close(&self) {
+        let Some(End { stop, threads }) = self.end.lock().take() else {
+            return;
+        };
+        self.shared.closing.store(true, Ordering::SeqCst);
+        drop(stop);
+        self.shared.shut_all();
+        // The acceptor looks at `closing` after each connection, so one more wakes it.
+        let _ = TcpStream::connect_timeout(&reachable(self.addr), HANDSHAKE);
+        for thread in threads {
+            let _ = thread.join();
+        }
+        // Nobody accepts any more, but one more may have been let in before the sign was seen.
+        self.shared.shut_all();
+        let readers = std::mem::take(&mut *self.shared.readers.lock());
+        for reader in readers {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// An address under which this machine reaches its own listener.
+const fn reachable(addr: SocketAddr) -> SocketAddr {
+    let ip = match addr.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    SocketAddr::new(ip, addr.port())
+}
+
+/// What all threads of a transport see.
+struct Shared {
+    context: Context,
+    closing: AtomicBool,
+    /// Open sockets, to be shut at the end.
+    open: Mutex<BTreeMap<u64, TcpStream>>,
+    next_socket: AtomicU64,
+    readers: Mutex<Vec<JoinHandle<()>>>,
+    /// The incarnation that each node had when it was first heard of.
+    incarnations: Mutex<BTreeMap<NodeId, u64>>,
+    /// The connection on which each node speaks; a newer one takes its place.
+    speaking: Mutex<BTreeMap<NodeId, u64>>,
+    logged: Mutex<BTreeSet<(NodeId, Refusal)>>,
+}
+
+impl Shared {
+    fn new(context: Context) -> Self {
+        Self {
+            context,
+            closing: AtomicBool::new(false),
+            open: Mutex::default(),
+            next_socket: AtomicU64::new(0),
+            readers: Mutex::default(),
+            incarnations: Mutex::default(),
+            speaking: Mutex::default(),
+            logged: Mutex::default(),
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        self.closing.load(Ordering::SeqCst)
+    }
+
+    /// Remembers an open socket for [`Shared::shut_all`], until the guard is dropped.
+    fn track(self: &Arc<Self>, stream: &TcpStream) -> io::Result<Tracked> {
+        let number = self.next_socket.fetch_add(1, Ordering::Relaxed);
+        self.open.lock().insert(number, stream.try_clone()?);
+        let tracked = Tracked {
+            shared: Arc::clone(self),
+            number,
+        };
+        // Whoever set the sign before the insertion did not shut this one.
+        if self.is_closing() {
+            return Err(io::ErrorKind::Interrupted.into());
+        }
+        Ok(tracked)
+    }
+
+    fn shut(&self, number: u64) {
+        if let Some(stream) = self.open.lock().get(&number) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    fn shut_all(&self) {
+        for stream in self.open.lock().values() {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Whether this is the directory that the node had before.
+    fn know(&self, node: NodeId, incarnation: u64) -> Result<(), Refusal> {
+        let known = *self.incarnations.lock().entry(node).or_insert(incarnation);
+        if known == incarnation {
+            Ok(())
+        } else {
+            Err(Refusal::Incarnation)
+        }
+    }
+
+    /// Whether a refusal is said for the first time.
+    fn is_new(&self, node: NodeId, refusal: Refusal) -> bool {
+        let mut logged = self.logged.lock();
+        logged.len() < MAX_REMEMBERED && logged.insert((node, refusal))
+    }
+}
+
+struct Tracked {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for Tracked {
+    fn drop(&mut self) {
+        self.shared.open.lock().remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests;

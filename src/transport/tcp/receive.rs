@@ -1,0 +1,136 @@
+//! The acceptor, and a reader's thread for each connection.
+
+use std::io::{self, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::thread;
+
+use super::wire::{self, Hello, Refusal};
+use super::{HANDSHAKE, Shared};
+use crate::transport::Incoming;
+use crate::types::{Bytes, NodeId};
+
+/// Connections beside one of each member: those being replaced, and strangers on their way out.
+const SPARE_CONNECTIONS: usize = 16;
+/// What is read at once.
+const READ_BYTES: usize = 64 << 10;
+
+/// Accepts connections until the transport is closed.
+pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
+    let most = shared.context.members.len() + SPARE_CONNECTIONS;
+    for stream in listener.incoming() {
+        if shared.is_closing() {
+            return;
+        }
+        // Too many open files, say: the next may find room. Or the peer has gone again.
+        let Ok(stream) = stream else {
+            thread::yield_now();
+            continue;
+        };
+        let mut readers = shared.readers.lock();
+        readers.retain(|reader| !reader.is_finished());
+        if readers.len() >= most {
+            continue;
+        }
+        let reading = Arc::clone(shared);
+        let name = "catamaran-reader".to_owned();
+        let reader = thread::Builder::new()
+            .name(name)
+            .spawn(move || read(stream, &reading));
+        // Without a thread for it the connection is dropped, and the peer tries again.
+        readers.extend(reader);
+    }
+}
+
+/// Reads one connection to its end.
+fn read(mut stream: TcpStream, shared: &Arc<Shared>) {
+    let Ok(tracked) = shared.track(&stream) else {
+        return;
+    };
+    let Ok(from) = welcome(&mut stream, shared, tracked.number) else {
+        return;
+    };
+    let ended = deliver(stream, shared, from);
+    let mut speaking = shared.speaking.lock();
+    if speaking.get(&from) == Some(&tracked.number) {
+        speaking.remove(&from);
+    }
+    drop(speaking);
+    if let Err(error) = ended
+        && error.kind() == io::ErrorKind::InvalidData
+    {
+        crate::trace::warn!(peer = from.0, %error, "connection closed over what came in");
+    }
+}
+
+/// Hears who connects, and says whether it is welcome.
+fn welcome(stream: &mut TcpStream, shared: &Arc<Shared>, number: u64) -> io::Result<NodeId> {
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(HANDSHAKE))?;
+    stream.set_write_timeout(Some(HANDSHAKE))?;
+    let mut hello = [0; wire::HELLO_BYTES];
+    stream.read_exact(&mut hello)?;
+    let hello = Hello::decode(&hello);
+    let verdict = hello.and_then(|hello| check(&hello, shared));
+    let answer = wire::encode_answer(verdict.map(drop), shared.context.identity.incarnation);
+    let claimed = hello.map_or(NodeId(u64::MAX), |hello| hello.from.node);
+    if let Err(refusal) = verdict
+        && shared.is_new(claimed, refusal)
+    {
+        crate::trace::warn!(claimed = claimed.0, reason = %refusal, "refused a connection");
+    }
+    stream.write_all(&answer)?;
+    let from = verdict.map_err(|refusal| io::Error::other(refusal.to_string()))?;
+    stream.set_read_timeout(None)?;
+    // A connection whose other end is gone without a word would be read for ever.
+    let before = shared.speaking.lock().insert(from, number);
+    if let Some(before) = before {
+        shared.shut(before);
+    }
+    Ok(from)
+}
+
+fn check(hello: &Hello, shared: &Shared) -> Result<NodeId, Refusal> {
+    let me = shared.context.identity;
+    let from = hello.from.node;
+    if hello.from.cluster != me.cluster {
+        return Err(Refusal::Cluster);
+    }
+    let member = shared
+        .context
+        .members
+        .iter()
+        .any(|member| member.id == from);
+    if hello.to != me.node || from == me.node || !member {
+        return Err(Refusal::Node);
+    }
+    shared.know(from, hello.from.incarnation)?;
+    Ok(from)
+}
+
+fn deliver(stream: TcpStream, shared: &Shared, from: NodeId) -> io::Result<()> {
+    let limits = shared.context.limits;
+    let limit = wire::max_body_bytes(&limits);
+    let mut reader = BufReader::with_capacity(READ_BYTES, stream);
+    let mut head = [0; wire::FRAME_HEAD_BYTES];
+    loop {
+        reader.read_exact(&mut head)?;
+        let (len, crc) = wire::decode_head(&head, limit).map_err(invalid)?;
+        // Grows with what comes in, up to a length that is within the limit.
+        let mut body = Vec::with_capacity(len.min(READ_BYTES));
+        if (&mut reader).take(len as u64).read_to_end(&mut body)? < len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let body = Bytes::from(body);
+        let (message, entries) = wire::decode_body(&body, crc, &limits).map_err(invalid)?;
+        shared.context.inbox.deliver(Incoming {
+            from,
+            message,
+            entries,
+        });
+    }
+}
+
+fn invalid(error: crate::codec::Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}

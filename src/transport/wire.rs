@@ -1,0 +1,559 @@
+//! The bytes between two members. All numbers are little-endian.
+//!
+//! ```text
+//! hello, from who connects (56 bytes)         answer (28 bytes)
+//!  0 magic "CATARAFT"                          0 magic "CATARAFT"
+//!  8 u32 protocol version                      8 u32 protocol version
+//! 12 u32 zero                                 12 u32 verdict: 0 welcome, or a refusal
+//! 16 u64 cluster                              16 u64 incarnation of who answers
+//! 24 u64 node that connects                   24 u32 crc of bytes 0..24
+//! 32 u64 its incarnation
+//! 40 u64 node it wants to reach
+//! 48 u32 crc of bytes 0..48
+//! 52 u32 zero
+//!
+//! then frames, one way:   u32 length of body | u32 crc of body | body
+//!
+//! body: u8 kind | u64 term | and by kind
+//!  1 PreVote, 3 Vote             last: u64 term, u64 index
+//!  2 PreVoteReply, 4 VoteReply   u8 granted
+//!  5 Append                      prev: u64 term, u64 index | u64 commit | u64 round | u32 count |
+//!                                count times: u64 term | u8 kind | u32 length | payload
+//!  6 Matched                     u64 upto | u64 round
+//!  7 Rejected                    u64 prev | hint: u64 term, u64 index | u64 round
+//! ```
+
+use std::fmt;
+
+use super::{Limits, runs_of};
+use crate::codec::{Malformed, Put, Reader};
+use crate::raft::message::{AppendOutcome, Body, Message};
+use crate::types::{
+    Bytes, ClusterId, Entry, EntryKind, EntryRange, Identity, LogId, LogIndex, NodeId, Term,
+};
+
+const MAGIC: [u8; 8] = *b"CATARAFT";
+const VERSION: u32 = 1;
+pub(super) const HELLO_BYTES: usize = 56;
+pub(super) const ANSWER_BYTES: usize = 28;
+/// Length and crc of a frame's body.
+pub(super) const FRAME_HEAD_BYTES: usize = 8;
+/// The fixed part of the longest body.
+const BODY_BYTES: usize = 64;
+/// An entry beside its payload.
+const ENTRY_BYTES: usize = 13;
+
+/// What a connection begins with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Hello {
+    pub(super) from: Identity,
+    pub(super) to: NodeId,
+}
+
+/// Why a connection is refused.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Refusal {
+    /// Not this protocol at all, or damaged.
+    Garbage,
+    /// Another protocol version.
+    Version,
+    /// Another cluster.
+    Cluster,
+    /// Meant for another node, or from none of the members.
+    Node,
+    /// The node had another directory when it was last heard of.
+    Incarnation,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Garbage => "it does not speak this protocol",
+            Self::Version => "it speaks another version of the protocol",
+            Self::Cluster => "it belongs to another cluster",
+            Self::Node => "it is not the node it should be",
+            Self::Incarnation => "its directory is not the one it had: wiped or restored?",
+        })
+    }
+}
+
+impl Refusal {
+    const fn code(self) -> u32 {
+        match self {
+            Self::Garbage => 1,
+            Self::Version => 2,
+            Self::Cluster => 3,
+            Self::Node => 4,
+            Self::Incarnation => 5,
+        }
+    }
+
+    const fn from_code(code: u32) -> Option<Self> {
+        match code {
+            2 => Some(Self::Version),
+            3 => Some(Self::Cluster),
+            4 => Some(Self::Node),
+            5 => Some(Self::Incarnation),
+            0 => None,
+            _ => Some(Self::Garbage),
+        }
+    }
+}
+
+impl Hello {
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(HELLO_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.put_u32(VERSION);
+        bytes.put_u32(0);
+        bytes.put_u64(self.from.cluster.0);
+        bytes.put_u64(self.from.node.0);
+        bytes.put_u64(self.from.incarnation);
+        bytes.put_u64(self.to.0);
+        let crc = crc32fast::hash(&bytes);
+        bytes.put_u32(crc);
+        bytes.put_u32(0);
+        bytes
+    }
+
+    pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Self, Refusal> {
+        let garbage = |_: Malformed| Refusal::Garbage;
+        let mut reader = Reader::new(bytes);
+        check_version(&mut reader)?;
+        reader.u32("zero").map_err(garbage)?;
+        let mut number = || reader.u64("hello").map_err(garbage);
+        let from = Identity {
+            cluster: ClusterId(number()?),
+            node: NodeId(number()?),
+            incarnation: number()?,
+        };
+        let to = NodeId(number()?);
+        check_crc(&mut reader, bytes)?;
+        Ok(Self { from, to })
+    }
+}
+
+/// The answer to a hello: welcome, or why not.
+pub(super) fn encode_answer(verdict: Result<(), Refusal>, incarnation: u64) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(ANSWER_BYTES);
+    bytes.extend_from_slice(&MAGIC);
+    bytes.put_u32(VERSION);
+    bytes.put_u32(verdict.err().map_or(0, Refusal::code));
+    bytes.put_u64(incarnation);
+    let crc = crc32fast::hash(&bytes);
+    bytes.put_u32(crc);
+    bytes
+}
+
+/// The incarnation of who answered, if it bade welcome.
+pub(super) fn decode_answer(bytes: &[u8; ANSWER_BYTES]) -> Result<u64, Refusal> {
+    let mut reader = Reader::new(bytes);
+    check_version(&mut reader)?;
+    let code = reader.u32("verdict").map_err(|_| Refusal::Garbage)?;
+    let incarnation = reader.u64("incarnation").map_err(|_| Refusal::Garbage)?;
+    check_crc(&mut reader, bytes)?;
+    Refusal::from_code(code).map_or(Ok(incarnation), Err)
+}
+
+fn check_version(reader: &mut Reader<'_>) -> Result<(), Refusal> {
+    if reader.take(MAGIC.len(), "magic") != Ok(&MAGIC) {
+        return Err(Refusal::Garbage);
+    }
+    match reader.u32("version") {
+        Ok(VERSION) => Ok(()),
+        Ok(_) => Err(Refusal::Version),
+        Err(_) => Err(Refusal::Garbage),
+    }
+}
+
+fn check_crc(reader: &mut Reader<'_>, bytes: &[u8]) -> Result<(), Refusal> {
+    let covered = reader.offset();
+    match reader.u32("crc") {
+        Ok(crc) if crc == crc32fast::hash(&bytes[..covered]) => Ok(()),
+        _ => Err(Refusal::Garbage),
+    }
+}
+
+/// Appends a message and its entries to `out` as one frame. Panics at 4 GiB, which no limit allows.
+pub(super) fn put_frame(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
+    let start = out.len();
+    out.extend_from_slice(&[0; FRAME_HEAD_BYTES]);
+    put_body(out, message, entries);
+    let body = &out[start + FRAME_HEAD_BYTES..];
+    let crc = crc32fast::hash(body);
+    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    assert!(len < u32::MAX, "a frame of 4 GiB or more");
+    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
+    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn put_body(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
+    let mut head = |kind: u8| {
+        out.put_u8(kind);
+        out.put_u64(message.term.0);
+    };
+    match &message.body {
+        Body::PreVote { last } => {
+            head(1);
+            put_id(out, *last);
+        }
+        Body::PreVoteReply { granted } => {
+            head(2);
+            out.put_u8(u8::from(*granted));
+        }
+        Body::Vote { last } => {
+            head(3);
+            put_id(out, *last);
+        }
+        Body::VoteReply { granted } => {
+            head(4);
+            out.put_u8(u8::from(*granted));
+        }
+        Body::Append {
+            range,
+            commit,
+            round,
+            runs: _,
+        } => {
+            head(5);
+            put_id(out, range.prev);
+            out.put_u64(commit.0);
+            out.put_u64(*round);
+            out.put_u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
+            for Entry { id, kind, payload } in entries {
+                out.put_u64(id.term.0);
+                out.put_u8(*kind as u8);
+                out.put_bytes(payload);
+            }
+        }
+        Body::AppendReply {
+            outcome: AppendOutcome::Matched { upto },
+            round,
+        } => {
+            head(6);
+            out.put_u64(upto.0);
+            out.put_u64(*round);
+        }
+        Body::AppendReply {
+            outcome: AppendOutcome::Rejected { prev, hint },
+            round,
+        } => {
+            head(7);
+            out.put_u64(prev.0);
+            put_id(out, *hint);
+            out.put_u64(*round);
+        }
+    }
+}
+
+fn put_id(out: &mut Vec<u8>, id: LogId) {
+    out.put_u64(id.term.0);
+    out.put_u64(id.index.0);
+}
+
+/// The longest body that a peer with the same limits sends.
+pub(super) fn max_body_bytes(limits: &Limits) -> usize {
+    let entries = usize::try_from(limits.max_append_entries).unwrap_or(usize::MAX);
+    BODY_BYTES
+        .saturating_add(limits.max_append_bytes)
+        .saturating_add(limits.max_entry_bytes)
+        .saturating_add(entries.saturating_mul(ENTRY_BYTES))
+}
+
+/// What a frame's head says of the body: its length, at most `limit`, and its crc.
+pub(super) fn decode_head(
+    head: &[u8; FRAME_HEAD_BYTES],
+    limit: usize,
+) -> Result<(usize, u32), Malformed> {
+    let mut reader = Reader::new(head);
+    let len = reader.u32("length of a frame")? as usize;
+    if len > limit {
+        return Err(Malformed {
+            what: "length of a frame, over the limit",
+            offset: 0,
+        });
+    }
+    Ok((len, reader.u32("crc of a frame")?))
+}
+
+/// Reads a body. The payloads of entries are slices of `body`, not copies.
+pub(super) fn decode_body(
+    body: &Bytes,
+    crc: u32,
+    limits: &Limits,
+) -> Result<(Message, Vec<Entry>), Malformed> {
+    if crc32fast::hash(body) != crc {
+        return Err(Malformed {
+            what: "frame, by its crc",
+            offset: 0,
+        });
+    }
+    let mut reader = Reader::new(body);
+    let kind = reader.u8("kind of message")?;
+    let term = Term(reader.u64("term")?);
+    let mut entries = Vec::new();
+    let read = match kind {
+        1 => Body::PreVote {
+            last: id(&mut reader)?,
+        },
+        2 => Body::PreVoteReply {
+            granted: granted(&mut reader)?,
+        },
+        3 => Body::Vote {
+            last: id(&mut reader)?,
+        },
+        4 => Body::VoteReply {
+            granted: granted(&mut reader)?,
+        },
+        5 => append(&mut reader, body, limits, &mut entries)?,
+        6 => Body::AppendReply {
+            outcome: AppendOutcome::Matched {
+                upto: LogIndex(reader.u64("upto")?),
+            },
+            round: reader.u64("round")?,
+        },
+        7 => Body::AppendReply {
+            outcome: AppendOutcome::Rejected {
+                prev: LogIndex(reader.u64("prev")?),
+                hint: id(&mut reader)?,
+            },
+            round: reader.u64("round")?,
+        },
+        _ => {
+            return Err(Malformed {
+                what: "kind of message",
+                offset: 0,
+            });
+        }
+    };
+    reader.finish("end of a message")?;
+    Ok((Message { term, body: read }, entries))
+}
+
+fn id(reader: &mut Reader<'_>) -> Result<LogId, Malformed> {
+    let term = Term(reader.u64("term of an entry")?);
+    Ok(LogId::new(term, LogIndex(reader.u64("index of an entry")?)))
+}
+
+fn granted(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
+    match reader.u8("vote")? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(reader.malformed("vote")),
+    }
+}
+
+/// An append: its entries follow `prev` without a gap, in terms that do not go down.
+fn append(
+    reader: &mut Reader<'_>,
+    body: &Bytes,
+    limits: &Limits,
+    entries: &mut Vec<Entry>,
+) -> Result<Body, Malformed> {
+    let prev = id(reader)?;
+    let commit = LogIndex(reader.u64("commit")?);
+    let round = reader.u64("round")?;
+    let count = reader.u32("number of entries")?;
+    let fits = reader.left() / ENTRY_BYTES >= count as usize;
+    if !fits || u64::from(count) > limits.max_append_entries {
+        return Err(reader.malformed("number of entries"));
+    }
+    entries.reserve_exact(count as usize);
+    let mut last = prev;
+    for _ in 0..count {
+        let term = Term(reader.u64("term of an entry")?);
+        let index = last.index.0.checked_add(1).map(LogIndex);
+        let (Some(index), true) = (index, term >= last.term) else {
+            return Err(reader.malformed("order of entries"));
+        };
+        let kind = EntryKind::from_u8(reader.u8("kind of entry")?);
+        let kind = kind.ok_or_else(|| reader.malformed("kind of entry"))?;
+        let payload = reader.bytes(limits.max_entry_bytes, "payload of an entry")?;
+        let payload = body.slice(reader.offset() - payload.len(), payload.len());
+        last = LogId::new(term, index);
+        entries.push(Entry {
+            id: last,
+            kind,
+            payload,
+        });
+    }
+    let range = EntryRange { prev, last };
+    Ok(Body::Append {
+        range,
+        runs: runs_of(entries),
+        commit,
+        round,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const LIMITS: Limits = Limits {
+        max_entry_bytes: 64,
+        max_append_bytes: 1_024,
+        max_append_entries: 16,
+    };
+
+    fn any_id() -> impl Strategy<Value = LogId> {
+        (0..u64::MAX / 2, 0..u64::MAX / 2).prop_map(|(t, i)| LogId::new(Term(t), LogIndex(i)))
+    }
+
+    fn any_append() -> impl Strategy<Value = (Body, Vec<Entry>)> {
+        let payloads = prop::collection::vec(
+            (0..3u64, 0..3u8, prop::collection::vec(any::<u8>(), 0..64)),
+            0..16,
+        );
+        (any_id(), any::<u64>(), any::<u64>(), payloads).prop_map(|(prev, commit, round, parts)| {
+            let mut last = prev;
+            let mut entries = Vec::new();
+            for (step, kind, payload) in parts {
+                last = LogId::new(Term(last.term.0 + step), last.index.next());
+                let kind = EntryKind::from_u8(kind).unwrap();
+                entries.push(Entry {
+                    id: last,
+                    kind,
+                    payload: payload.into(),
+                });
+            }
+            let range = EntryRange { prev, last };
+            let runs = runs_of(&entries);
+            (
+                Body::Append {
+                    range,
+                    runs,
+                    commit: LogIndex(commit),
+                    round,
+                },
+                entries,
+            )
+        })
+    }
+
+    fn any_message() -> impl Strategy<Value = (Message, Vec<Entry>)> {
+        let body = prop_oneof![
+            any_id().prop_map(|last| (Body::PreVote { last }, Vec::new())),
+            any_id().prop_map(|last| (Body::Vote { last }, Vec::new())),
+            any::<bool>().prop_map(|granted| (Body::PreVoteReply { granted }, Vec::new())),
+            any::<bool>().prop_map(|granted| (Body::VoteReply { granted }, Vec::new())),
+            (any::<u64>(), any::<u64>()).prop_map(|(upto, round)| {
+                let outcome = AppendOutcome::Matched {
+                    upto: LogIndex(upto),
+                };
+                (Body::AppendReply { outcome, round }, Vec::new())
+            }),
+            (any::<u64>(), any_id(), any::<u64>()).prop_map(|(prev, hint, round)| {
+                let outcome = AppendOutcome::Rejected {
+                    prev: LogIndex(prev),
+                    hint,
+                };
+                (Body::AppendReply { outcome, round }, Vec::new())
+            }),
+            any_append(),
+        ];
+        (any::<u64>(), body).prop_map(|(term, (body, entries))| {
+            (
+                Message {
+                    term: Term(term),
+                    body,
+                },
+                entries,
+            )
+        })
+    }
+
+    fn decode_frame(frame: &[u8]) -> Result<(Message, Vec<Entry>), Malformed> {
+        let mut head = [0; FRAME_HEAD_BYTES];
+        head.copy_from_slice(&frame[..FRAME_HEAD_BYTES]);
+        let (len, crc) = decode_head(&head, max_body_bytes(&LIMITS))?;
+        let body = &frame[FRAME_HEAD_BYTES..];
+        assert_eq!(len, body.len());
+        decode_body(&body.into(), crc, &LIMITS)
+    }
+
+    proptest! {
+        #[test]
+        fn a_message_survives_its_encoding((message, entries) in any_message()) {
+            let mut frame = Vec::new();
+            put_frame(&mut frame, &message, &entries);
+            prop_assert_eq!(decode_frame(&frame), Ok((message, entries)));
+        }
+
+        #[test]
+        fn a_flipped_bit_in_a_body_is_noticed((message, entries) in any_message(), at: prop::sample::Index, bit in 0..8u8) {
+            let mut frame = Vec::new();
+            put_frame(&mut frame, &message, &entries);
+            let at = FRAME_HEAD_BYTES + at.index(frame.len() - FRAME_HEAD_BYTES);
+            frame[at] ^= 1u8 << bit;
+            prop_assert!(decode_frame(&frame).is_err());
+        }
+
+        #[test]
+        fn a_body_of_anything_is_refused_or_sound(body in prop::collection::vec(any::<u8>(), 0..256)) {
+            let crc = crc32fast::hash(&body);
+            if let Ok((message, entries)) = decode_body(&body.clone().into(), crc, &LIMITS) {
+                let mut frame = Vec::new();
+                put_frame(&mut frame, &message, &entries);
+                prop_assert_eq!(&frame[FRAME_HEAD_BYTES..], body.as_slice());
+            }
+        }
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
+        let head = [0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0];
+        let refused = decode_head(&head, max_body_bytes(&LIMITS)).unwrap_err();
+        assert_eq!(refused.what, "length of a frame, over the limit");
+    }
+
+    #[test]
+    fn a_count_of_entries_is_not_believed() {
+        let mut body = vec![5];
+        for _ in 0..5 {
+            body.put_u64(0);
+        }
+        body.put_u32(16);
+        let crc = crc32fast::hash(&body);
+        let refused = decode_body(&body.into(), crc, &LIMITS).unwrap_err();
+        assert_eq!(refused.what, "number of entries");
+    }
+
+    #[test]
+    fn a_hello_survives_its_encoding_and_a_flipped_bit_does_not() {
+        let identity = Identity {
+            cluster: ClusterId(7),
+            node: NodeId(1),
+            incarnation: 0x1234_5678_9abc_def0,
+        };
+        let hello = Hello {
+            from: identity,
+            to: NodeId(2),
+        };
+        let mut bytes: [u8; HELLO_BYTES] = hello.encode().try_into().unwrap();
+        assert_eq!(Hello::decode(&bytes), Ok(hello));
+        for bit in 0..8 * 52 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(Hello::decode(&bytes).is_err(), "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn an_answer_carries_its_verdict() {
+        let all = [
+            Refusal::Garbage,
+            Refusal::Version,
+            Refusal::Cluster,
+            Refusal::Node,
+            Refusal::Incarnation,
+        ];
+        for refusal in all {
+            let bytes = encode_answer(Err(refusal), 7).try_into().unwrap();
+            assert_eq!(decode_answer(&bytes), Err(refusal));
+        }
+        let bytes = encode_answer(Ok(()), 7).try_into().unwrap();
+        assert_eq!(decode_answer(&bytes), Ok(7));
+    }
+}
