@@ -236,6 +236,13 @@ fn the_last_state_is_found_again_however_many_segments_follow() {
         write_one(&wal, 0, &payload(index));
     }
     wal.close().unwrap();
+    let (wal, recovery) = small(&dir).open().unwrap();
+    assert_eq!(recovery.state.as_deref(), Some(&b"two"[..]));
+    // The segment it was written to goes, and with it all but the last.
+    let staged = wal.drop_prefix(LogIndex(500)).unwrap();
+    wal.sync(staged).unwrap();
+    wal.close().unwrap();
+    assert!(!dir.path().join("0000000000000001.wal").exists());
     let (_wal, recovery) = small(&dir).open().unwrap();
     assert_eq!(recovery.state.as_deref(), Some(&b"two"[..]));
 }
