@@ -1,4 +1,4 @@
-//! Power is cut at every call to the disk, and what is found afterwards is compared with a model.
+//! Power is cut, or the process killed, at every call to the disk, and what is found afterwards is compared with a model.
 //!
 //! `CATAMARAN_SEED` replays one seed.
 
@@ -244,6 +244,16 @@ fn check_cut(disk: &SimDisk, history: &History, survival: Survival, case: &str) 
     assert!(held(&wal, &recovery) == *history.now(), "{case}, reopened");
 }
 
+/// What a killed process had written and not synced is durable once the log was opened.
+fn check_kill(disk: &SimDisk, history: &History, case: &str) {
+    let case = format!("{case}, killed");
+    let killed = disk.kill();
+    let (wal, found) = check_recovered(&killed, history, &case);
+    let history = History::of(found);
+    check_recovered(&killed.power_cut(Survival::None), &history, &case);
+    drop(wal);
+}
+
 #[test]
 fn after_a_power_cut_at_any_call_the_log_is_what_its_writes_made_it_up_to_some_point() {
     let replayed = std::env::var("CATAMARAN_SEED").ok();
@@ -271,6 +281,9 @@ fn after_a_power_cut_at_any_call_the_log_is_what_its_writes_made_it_up_to_some_p
                 check_cut(&disk, &history, survival, &case);
                 cases += 1;
             }
+            let case = format!("CATAMARAN_SEED={seed}, cut at call {nth} of {ops}");
+            check_kill(&disk, &history, &case);
+            cases += 1;
         }
         println!("seed {seed}: {steps} steps, {ops} cuts, {cases} cases, each with a second crash");
     }

@@ -236,6 +236,13 @@ fn the_last_state_is_found_again_however_many_segments_follow() {
         write_one(&wal, 0, &payload(index));
     }
     wal.close().unwrap();
+    let (wal, recovery) = small(&dir).open().unwrap();
+    assert_eq!(recovery.state.as_deref(), Some(&b"two"[..]));
+    // The segment it was written to goes, and with it all but the last.
+    let staged = wal.drop_prefix(LogIndex(500)).unwrap();
+    wal.sync(staged).unwrap();
+    wal.close().unwrap();
+    assert!(!dir.path().join("0000000000000001.wal").exists());
     let (_wal, recovery) = small(&dir).open().unwrap();
     assert_eq!(recovery.state.as_deref(), Some(&b"two"[..]));
 }
@@ -338,4 +345,50 @@ fn many_threads_append_and_sync_and_read_beside_each_other() {
     seen.sort();
     expected.sort();
     assert!(seen == expected, "each payload is there once");
+}
+
+#[test]
+fn a_log_reopened_with_larger_segments_takes_larger_entries() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = small(&dir).open().unwrap();
+    write_one(&wal, 0, &payload(1));
+    wal.close().unwrap();
+    let large = || WalOptions::new(dir.path()).segment_bytes(1 << 20);
+    let (wal, _) = large().open().unwrap();
+    write_one(&wal, 0, &[9; 200_000]);
+    wal.close().unwrap();
+    let (wal, recovery) = large().open().unwrap();
+    assert_eq!(recovery.last, LogIndex(2));
+    let reader = wal.reader();
+    assert_eq!(&*reader.get(LogIndex(1)).unwrap().payload, payload(1));
+    assert_eq!(reader.get(LogIndex(2)).unwrap().payload.len(), 200_000);
+}
+
+#[test]
+fn a_reader_sees_whole_entries_across_segments_beside_the_writer() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = small(&dir).open().unwrap();
+    let last = 1500;
+    std::thread::scope(|scope| {
+        let reader = wal.reader();
+        scope.spawn(move || {
+            let mut seen = 0;
+            while seen < last {
+                let to = reader.last().0;
+                for stored in reader.range(LogIndex(seen + 1)..=LogIndex(to)) {
+                    let stored = stored.unwrap();
+                    assert_eq!(&*stored.payload, payload(stored.index.0));
+                }
+                seen = to;
+            }
+        });
+        for index in 1..=last {
+            let bytes = payload(index);
+            let staged = wal.append(&[&bytes]).unwrap();
+            if index % 7 == 0 || index == last {
+                wal.sync(staged).unwrap();
+            }
+        }
+    });
+    assert_holds(&wal.reader(), 1, last);
 }

@@ -269,6 +269,25 @@ impl SimDisk {
         }
     }
 
+    /// The disk as it is found after its user was killed now and power stayed on: nothing is lost, and
+    /// nothing more is durable. This one is not changed.
+    #[must_use]
+    pub fn kill(&self) -> Self {
+        let world = self.world.lock();
+        let found = World {
+            inodes: world.inodes.clone(),
+            live: world.live.clone(),
+            durable: world.durable.clone(),
+            dirs: world.dirs.clone(),
+            seed: world.seed,
+            drawn: world.drawn,
+            ..World::default()
+        };
+        Self {
+            world: Arc::new(Mutex::new(found)),
+        }
+    }
+
     /// The live bytes of a file, if there is one.
     #[must_use]
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {

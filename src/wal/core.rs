@@ -212,7 +212,9 @@ impl Core {
             need += format::frame_bytes(record.payload.len());
             count += 1;
         }
-        if !self.has_room(need, count, runs)
+        // What was begun before the disk was known to be full has no file either.
+        let unprepared = self.active.file.get().is_none();
+        if (unprepared || !self.has_room(need, count, runs))
             && let Some(shortage) = stock.shortage()
         {
             return Err(shortage);

@@ -187,8 +187,8 @@ impl ReadHead {
 
 /// The first value of a head's crc. Within a segment no two offsets share one.
 fn seed(id: u64, offset: u64) -> u32 {
-    let folded = (id ^ (id >> 32)) as u32;
-    folded ^ (offset / 8) as u32
+    let mixed = (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
+    mixed ^ (offset / 8) as u32
 }
 
 /// Appends a frame that will stand at `offset` of segment `id`.
@@ -478,6 +478,7 @@ impl Footer {
         if (starts as u64) < end
             || crc32fast::hash(body) != body_crc
             || lo.prev().0.checked_add(count as u64) != Some(last.0)
+            || last.0 == u64::MAX
         {
             return None;
         }
@@ -544,5 +545,115 @@ pub(super) fn segment_name(sequence: u64) -> String {
 pub(super) fn parse_name(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".wal")?;
     let sequence = u64::from_str_radix(digits, 16).ok()?;
-    (segment_name(sequence) == name).then_some(sequence)
+    // 0 stands for no segment, and the last has no successor.
+    (segment_name(sequence) == name && sequence > 0 && sequence < u64::MAX).then_some(sequence)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: Head = Head {
+        kind: Kind::Record,
+        tag: 3,
+        index: LogIndex(9),
+        mark: 4,
+    };
+
+    #[test]
+    fn a_frame_parses_only_at_its_own_place_in_its_own_segment() {
+        let (id, offset) = (0x1234_5678_9abc_def0, 8192);
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, id, offset, HEAD, b"payload");
+        assert_eq!(bytes.len(), 40);
+        let read = read_head(&bytes, id, offset).unwrap();
+        assert_eq!((read.head, read.len), (HEAD, 7));
+        assert!(read.matches(b"payload"));
+        for other in [0, 8184, 8200, 1 << 29] {
+            assert_eq!(read_head(&bytes, id, other), None, "at {other}");
+        }
+        for other in [0, id ^ 1, id ^ (1 << 63), id.rotate_left(8)] {
+            assert_eq!(read_head(&bytes, other, offset), None, "in {other:x}");
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_frame_is_noticed() {
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, 7, 4096, HEAD, b"12345678");
+        for bit in 0..bytes.len() * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let whole = read_head(&bytes, 7, 4096)
+                .is_some_and(|read| read.matches(&bytes[HEAD_BYTES..][..read.len]));
+            assert!(!whole, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_header_tells_a_stranger_a_successor_and_damage_apart() {
+        let header = Header {
+            id: 1,
+            sequence: 2,
+            identity: Identity {
+                cluster: ClusterId(3),
+                node: NodeId(4),
+                incarnation: 5,
+            },
+            size: 65536,
+        };
+        let changed = |at: usize, value: u8, crc: bool| {
+            let mut block = header.encode();
+            block[at] = value;
+            if crc {
+                let crc = crc32fast::hash(&block[..HEADER_CRC_AT]);
+                block[HEADER_CRC_AT..][..4].copy_from_slice(&crc.to_le_bytes());
+            }
+            Header::decode(&block)
+        };
+        assert_eq!(Header::decode(&header.encode()), Ok(header));
+        assert_eq!(changed(0, b'X', true), Err(HeaderError::NotALog));
+        assert_eq!(changed(8, 2, true), Err(HeaderError::Newer(2)));
+        assert_eq!(changed(8, 2, false), Err(HeaderError::Damaged));
+        assert_eq!(changed(16, 4, true), Err(HeaderError::Features(4)));
+        assert!(
+            changed(24, 4, true).is_ok(),
+            "compatible features may be unknown"
+        );
+        assert_eq!(changed(40, 4, false), Err(HeaderError::Damaged));
+    }
+
+    #[test]
+    fn a_footer_is_read_back_and_its_damage_noticed() {
+        let footer = Footer {
+            end: 4200,
+            lo: LogIndex(5),
+            last: LogIndex(7),
+            last_mark: 2,
+            floor: LogIndex(3),
+            floor_mark: 1,
+            state: Some(b"state".to_vec()),
+            runs: vec![Run {
+                mark: 2,
+                first: LogIndex(5),
+            }],
+            count: 3,
+        };
+        let size = 65536;
+        let encoded = footer.encode(&[4096, 4136, 4168], 11, size as u64);
+        let mut segment = vec![0; size];
+        let starts = size - encoded.len();
+        segment[starts..].copy_from_slice(&encoded);
+        let found = Footer::decode(&segment, 11).unwrap();
+        assert_eq!(found.footer, footer);
+        let table = table_of(&footer);
+        assert_eq!(found.table_at as usize, starts + table.start);
+        assert_eq!(encoded[table.start..][..4], 4096_u32.to_le_bytes());
+        assert!(Footer::decode(&segment, 12).is_none(), "of another segment");
+        for at in starts..size {
+            segment[at] ^= 0x40;
+            assert!(Footer::decode(&segment, 11).is_none(), "byte {at}");
+            segment[at] ^= 0x40;
+        }
+    }
 }

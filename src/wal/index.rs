@@ -369,3 +369,64 @@ impl Index {
         next == self.last.next() && self.last >= self.floor
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn segment(sequence: u64) -> Arc<Segment> {
+        Arc::new(Segment::new(sequence, sequence, 65536, PathBuf::new()))
+    }
+
+    /// Where an entry stands: sequence of the segment, and offset.
+    fn place(index: &Index, at: u64) -> (u64, u64) {
+        let (segment, offset) = index.locate(LogIndex(at)).unwrap();
+        (segment.sequence, offset)
+    }
+
+    #[test]
+    fn from_its_lowest_index_on_a_later_segment_supersedes_all_before_it() {
+        let mut index = Index::default();
+        for sequence in 1..=4 {
+            index.begin(segment(sequence));
+            for entry in 0..10 {
+                index.push(1, sequence as u32 * 1000 + entry);
+            }
+        }
+        index.begin(segment(5));
+        index.truncate(LogIndex(15));
+        index.push(2, 5000);
+        index.begin(segment(6));
+        for entry in 0..10 {
+            index.push(3, 6000 + entry);
+        }
+        assert!(index.is_covered());
+        assert_eq!(place(&index, 10), (1, 1009));
+        assert_eq!(place(&index, 14), (2, 2003));
+        assert_eq!(place(&index, 15), (5, 5000));
+        for at in 16..=25 {
+            assert_eq!(place(&index, at), (6, 6000 + at - 16));
+        }
+        let first = |run: &Run| (run.mark, run.first.0);
+        let runs: Vec<_> = index.runs().iter().map(first).collect();
+        assert_eq!(runs, [(1, 1), (2, 15), (3, 16)]);
+    }
+
+    #[test]
+    fn a_segment_is_dead_when_what_lives_in_it_was_dropped_or_superseded_and_so_are_all_before_it()
+    {
+        let mut index = Index::default();
+        for sequence in 1..=4 {
+            index.begin(segment(sequence));
+            for entry in 0..10 {
+                index.push(1, entry);
+            }
+        }
+        index.truncate(LogIndex(11));
+        assert_eq!(index.dead_front(), 0, "the first still lives");
+        index.drop_prefix(LogIndex(9), 1);
+        assert_eq!(index.dead_front(), 0);
+        index.drop_prefix(LogIndex(10), 1);
+        assert_eq!(index.dead_front(), 3, "all but the one that is written");
+    }
+}

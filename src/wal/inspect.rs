@@ -1,6 +1,8 @@
 //! Looking into a log without opening it: nothing is locked, cut or written.
 
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::error::{ReadError, WalError};
 use super::format::{self, HEADER_BYTES};
@@ -8,7 +10,7 @@ use super::index::Index;
 use super::reader::{self, Stored};
 use super::recover::{self, Survey, Torn};
 use crate::types::{Identity, LogIndex};
-use crate::vfs::StdDisk;
+use crate::vfs::{Disk, StdDisk};
 
 /// A log as its files have it at one moment.
 ///
@@ -16,7 +18,7 @@ use crate::vfs::StdDisk;
 /// as torn.
 pub struct Inspection {
     dir: PathBuf,
-    disk: StdDisk,
+    disk: Arc<dyn Disk>,
     survey: Survey,
 }
 
@@ -57,8 +59,19 @@ pub enum Stage {
 /// As [`WalOptions::open`](super::WalOptions::open), but for what only writing may meet. Damage in sealed
 /// segments is found by [`Inspection::verify`].
 pub fn open_read_only(dir: impl Into<PathBuf>) -> Result<Inspection, WalError> {
-    let (dir, disk) = (dir.into(), StdDisk);
-    let survey = recover::survey(&disk, &dir, None)?;
+    open_read_only_on(Arc::new(StdDisk), dir)
+}
+
+/// As [`open_read_only`], on a given disk.
+///
+/// # Errors
+/// Likewise.
+pub fn open_read_only_on(
+    disk: Arc<dyn Disk>,
+    dir: impl Into<PathBuf>,
+) -> Result<Inspection, WalError> {
+    let dir = dir.into();
+    let survey = recover::survey(&*disk, &dir, None)?;
     survey.open_tail();
     Ok(Inspection { dir, disk, survey })
 }
@@ -92,6 +105,13 @@ impl Inspection {
     #[must_use]
     pub const fn torn(&self) -> Option<&Torn> {
         self.survey.torn.as_ref()
+    }
+
+    /// The stretches of equal marks, each as its mark and first index, ascending.
+    #[must_use]
+    pub fn runs(&self) -> Vec<(u64, LogIndex)> {
+        let runs = self.survey.index.runs().iter();
+        runs.map(|run| (run.mark, run.first)).collect()
     }
 
     /// All segments, oldest first.
@@ -132,6 +152,14 @@ impl Inspection {
         Ok(reader::read_record(&segment, offset, index)?)
     }
 
+    /// The entries of a range, in order.
+    pub fn range(
+        &self,
+        range: RangeInclusive<LogIndex>,
+    ) -> impl Iterator<Item = Result<Stored, ReadError>> + '_ {
+        (range.start().0..=range.end().0).map(|index| self.get(LogIndex(index)))
+    }
+
     /// Reads every frame of every segment in use, calling `progress` with the bytes read so far.
     ///
     /// # Errors
@@ -141,7 +169,7 @@ impl Inspection {
         let mut read = 0;
         for span in &self.survey.index.spans {
             let segment = &span.segment;
-            recover::replay_whole(&self.disk, &self.dir, segment, &mut replayed)?;
+            recover::replay_whole(&*self.disk, &self.dir, segment, &mut replayed)?;
             read += segment.published();
             progress(read);
         }

@@ -53,7 +53,7 @@ mod scan;
 mod stock;
 
 pub use error::{ReadError, WalError};
-pub use inspect::{Inspection, SegmentInfo, Stage, open_read_only};
+pub use inspect::{Inspection, SegmentInfo, Stage, open_read_only, open_read_only_on};
 pub use options::WalOptions;
 pub use reader::{Stored, WalReader};
 pub use recover::{Recovery, Torn};
@@ -210,8 +210,25 @@ impl Wal {
     pub fn drop_prefix(&self, upto: LogIndex) -> Result<Staged, WalError> {
         let mut core = self.handle.core.lock();
         core.usable()?;
+        if upto.0 == u64::MAX {
+            return Err(WalError::OutOfOrder {
+                what: "a drop that leaves no index for a next entry",
+                index: upto,
+            });
+        }
         core.apply_drop(upto, self.handle.stock.plan());
         Ok(Staged::mint(core.written, core.index.last))
+    }
+
+    /// Stages the fence that says how far the log is durable, if no batch on the disk says so yet. Until
+    /// then, damage of the newest batch cannot be told from a torn tail: call it when the log falls idle.
+    ///
+    /// # Errors
+    /// As [`Wal::write`].
+    pub fn fence(&self) -> Result<Option<Staged>, WalError> {
+        let mut core = self.handle.core.lock();
+        core.usable()?;
+        Ok(self.handle.stage_fence(&mut core))
     }
 
     /// A reader of this log, which also works after the last handle is gone.
@@ -281,20 +298,21 @@ impl Handle {
             core.written
         };
         self.sync(seq)?;
-        let fence = {
-            let mut core = self.core.lock();
-            if !core.is_unfenced() {
-                return Ok(());
-            }
-            let nothing = Draft {
-                state: None,
-                truncate_from: None,
-                records: std::iter::empty(),
-            };
-            core.apply(nothing, self.stock.plan());
-            core.written
+        let fence = self.stage_fence(&mut self.core.lock());
+        fence.map_or(Ok(()), |fence| self.sync(fence.seq()).map(drop))
+    }
+
+    fn stage_fence(&self, core: &mut Core) -> Option<Staged> {
+        if !core.is_unfenced() {
+            return None;
+        }
+        let nothing = Draft {
+            state: None,
+            truncate_from: None,
+            records: std::iter::empty(),
         };
-        self.sync(fence).map(drop)
+        core.apply(nothing, self.stock.plan());
+        Some(Staged::mint(core.written, core.index.last))
     }
 
     fn let_go(&self) {

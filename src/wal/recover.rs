@@ -109,7 +109,7 @@ pub(super) struct Survey {
     pub(super) torn: Option<Torn>,
     /// Prepared segments that nothing was written to.
     pub(super) unused: Vec<Header>,
-    /// Sequences of segments that hold nothing but unfinished writes, the last first.
+    /// Sequences of segments to be removed, the last first: they hold unfinished writes or nothing.
     discard: Vec<u64>,
     /// Left by a preparation that did not end.
     temporary: Vec<String>,
@@ -260,7 +260,7 @@ fn read_starts(used: &[Found]) -> Result<Vec<(Head, StartInfo)>, WalError> {
             }
             None => true,
         };
-        if !follows || start.previous.sequence + 1 != file.segment.sequence {
+        if !follows || start.previous.sequence != file.segment.sequence - 1 {
             return Err(file.damaged(
                 HEADER_BYTES,
                 "the segment does not follow the one before it",
@@ -490,7 +490,13 @@ impl Footered {
 /// Surveys the log, and makes the disk what was decided: what is kept is durable then.
 pub(super) fn recover(options: &WalOptions) -> Result<(Resume, Plan, Recovery), WalError> {
     let (disk, dir) = (&*options.disk, options.dir.as_path());
-    let survey = survey(disk, dir, Some(options.owner))?;
+    let mut survey = survey(disk, dir, Some(options.owner))?;
+    let other_size = |header: &Header| header.size != options.segment_bytes;
+    if survey.unused.iter().any(other_size) {
+        // An entry that fits a segment of the size asked for might not fit these.
+        let unused = survey.unused.drain(..).rev();
+        survey.discard.extend(unused.map(|header| header.sequence));
+    }
     for name in &survey.temporary {
         let path = dir.join(name);
         disk.remove(&path).map_err(Fault::at("remove", &path))?;

@@ -5,7 +5,6 @@ use super::format::{
     self, BatchInfo, HEAD_BYTES, HEADER_BYTES, Head, Kind, MAX_STATE_BYTES, Position, StartInfo,
 };
 use super::index::Index;
-use crate::types::LogIndex;
 
 /// A whole segment in memory.
 #[derive(Clone, Copy)]
@@ -83,7 +82,8 @@ impl<'a> Image<'a> {
         let frame = self.frame(HEADER_BYTES as usize, self.bytes.len()).ok()?;
         let info = StartInfo::decode(frame.payload).ok()?;
         let known = format::Ending::from_u8(frame.head.tag).is_some();
-        (known && frame.head.kind == Kind::Start).then_some((frame.head, info))
+        let sane = frame.head.index.0 < u64::MAX && info.floor.0 < u64::MAX;
+        (known && sane && frame.head.kind == Kind::Start).then_some((frame.head, info))
     }
 
     /// Applies the frames from the first up to `limit` to the log, whose last span is this segment.
@@ -196,14 +196,15 @@ fn apply(
             index.truncate(head.index);
         }
         Kind::Record => {
-            if head.index.0.checked_sub(1) != Some(index.last.0) || head.mark < index.last_mark {
+            let follows = head.index.0.checked_sub(1) == Some(index.last.0);
+            if !follows || head.index.0 == u64::MAX || head.mark < index.last_mark {
                 return Err("an entry out of order");
             }
             let offset = u32::try_from(frame.offset).map_err(|_| "an entry past 4 GiB")?;
             index.push(head.mark, offset);
         }
         Kind::Drop => {
-            if head.index == LogIndex(u64::MAX) || head.index <= index.floor {
+            if head.index.0 == u64::MAX || head.index <= index.floor {
                 return Err("a drop of what was dropped");
             }
             index.drop_prefix(head.index, head.mark);

@@ -137,6 +137,15 @@ pub(super) fn remove(disk: &dyn Disk, dir: &Path, path: &Path) -> Result<(), Fau
     disk.sync_dir(dir).map_err(Fault::at("sync", dir))
 }
 
+/// Says that there is no helper any more.
+struct Gone(Arc<Stock>);
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
+
 #[derive(Default)]
 struct State {
     ready: VecDeque<(u64, Arc<dyn DiskFile>)>,
@@ -280,7 +289,9 @@ impl Stock {
     }
 
     /// The helper's life.
-    fn help(&self) {
+    fn help(self: Arc<Self>) {
+        // Also when it panics, so that nobody waits for it then.
+        let _gone = Gone(Arc::clone(&self));
         let mut state = self.state.lock();
         loop {
             if self.work(&mut state) {
