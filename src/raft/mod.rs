@@ -1,7 +1,7 @@
 //! Consensus, without a disk, a network, a thread or a clock.
 //!
-//! [`Raft::step`] takes the time and one [`Event`](event::Event) and adds to a list of
-//! [`Effect`](event::Effect)s, which the caller carries out in order. It cannot fail, and with the same
+//! [`Raft::step`] takes the time and one [`Event`] and adds to a list of
+//! [`Effect`]s, which the caller carries out in order. It cannot fail, and with the same
 //! seed and the same events it does the same. It follows the paper "In Search of an Understandable
 //! Consensus Algorithm" and Ongaro's thesis, with these particulars:
 //!
