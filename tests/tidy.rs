@@ -102,10 +102,11 @@ struct Source {
 }
 
 impl Source {
-    /// The text without what follows the test module, comments and doc comments.
+    /// The text without tests, comments and doc comments.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let body = self
-            .text
+        let tests = self.path.ends_with("tests.rs");
+        let text = if tests { "" } else { &self.text };
+        let body = text
             .split("#[cfg(test)]\nmod tests")
             .next()
             .unwrap_or_default();

@@ -1,0 +1,103 @@
+//! Clients: section 8.
+
+use super::*;
+
+/// Section 8: "If the client's first choice is not the leader, that server will reject the client's request
+/// and supply information about the most recent leader it has heard from".
+#[test]
+fn clients_are_sent_to_the_leader() {
+    let mut raft = core(3, &[1]);
+    let refused = step(&mut raft, Event::Propose { count: 1 });
+    assert_eq!(refused, [Effect::Refused { leader: None }]);
+    step(&mut raft, received(B, 1, heartbeat(id(1, 1), 0, 1)));
+    let refused = step(&mut raft, Event::Propose { count: 1 });
+    assert_eq!(refused, [Effect::Refused { leader: Some(B) }]);
+    let failed = step(&mut raft, Event::Read { read: ReadId(1) });
+    assert_eq!(failed, [Effect::ReadFailed { leader: Some(B) }]);
+}
+
+/// Section 8: a leader "must have the latest information on which entries are committed" before it answers
+/// a read.
+#[test]
+fn a_read_waits_until_an_entry_of_the_leaders_own_term_is_committed() {
+    let mut raft = leader();
+    let asked = step(&mut raft, Event::Read { read: ReadId(1) });
+    assert!(asked.is_empty(), "{asked:?}");
+    let committed = step(&mut raft, received(B, 1, matched(1, 0)));
+    assert_eq!(commits(&committed), [id(1, 1)]);
+    let beats = sends(&committed);
+    assert!(
+        beats.contains(&now(C, 1, heartbeat(LogId::ORIGIN, 1, 1))),
+        "a round begins: {beats:?}"
+    );
+    let answered = step(&mut raft, received(B, 1, matched(1, 1)));
+    assert_eq!(
+        answered,
+        [Effect::ReadReady {
+            upto: ReadId(1),
+            index: LogIndex(1)
+        }]
+    );
+}
+
+/// Section 8: "a leader must check whether it has been deposed before processing a read-only request", by
+/// "heartbeat messages with a majority of the cluster". One round serves all that wait.
+#[test]
+fn reads_are_answered_after_a_round_that_began_after_them_and_share_it() {
+    let mut raft = leader();
+    for from in [B, C] {
+        step(&mut raft, received(from, 1, matched(1, 0)));
+    }
+    let first = step(&mut raft, Event::Read { read: ReadId(1) });
+    assert_eq!(sends(&first).len(), 2, "a round to both");
+    for read in 2..=9 {
+        let more = step(&mut raft, Event::Read { read: ReadId(read) });
+        assert!(
+            more.is_empty(),
+            "read {read} began a round beside the one under way"
+        );
+    }
+    let stale = step(&mut raft, received(B, 1, matched(1, 0)));
+    assert!(
+        stale.is_empty(),
+        "an answer to an earlier round proves nothing"
+    );
+    let answered = step(&mut raft, received(B, 1, matched(1, 1)));
+    let ready = Effect::ReadReady {
+        upto: ReadId(1),
+        index: LogIndex(1),
+    };
+    assert_eq!(
+        answered[0], ready,
+        "only the read that the round began after"
+    );
+    assert_eq!(
+        sends(&answered).len(),
+        2,
+        "one more round for the other eight"
+    );
+    let answered = step(&mut raft, received(C, 1, matched(1, 2)));
+    assert_eq!(
+        answered,
+        [Effect::ReadReady {
+            upto: ReadId(9),
+            index: LogIndex(1)
+        }]
+    );
+}
+
+/// A deposed leader must not answer reads.
+#[test]
+fn the_reads_of_a_deposed_leader_fail() {
+    let mut net = Net::empty(3);
+    net.elect(1);
+    net.isolate(1);
+    net.step(A, Event::Read { read: ReadId(1) });
+    net.settle();
+    net.elect(2);
+    net.cut.clear();
+    net.tick(2);
+    net.settle();
+    assert_eq!(net.at(1).ready, []);
+    assert_eq!(net.at(1).reads_failed, 1);
+}
