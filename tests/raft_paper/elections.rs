@@ -187,6 +187,24 @@ fn a_candidate_counts_its_own_vote_only_once_it_is_durable() {
     assert_eq!(raft.status().role, RoleName::Leader);
 }
 
+/// The write of entries it took as a follower is older than its vote, and says nothing of it.
+#[test]
+fn an_earlier_write_does_not_make_a_candidates_own_vote_durable() {
+    let mut raft = core(3, &[]);
+    step(&mut raft, received(C, 1, append(id(0, 0), id(1, 1), 0)));
+    let deadline = raft.deadline();
+    step_at(&mut raft, deadline, Event::Tick);
+    step(
+        &mut raft,
+        received(B, 2, Body::PreVoteReply { granted: true }),
+    );
+    step(&mut raft, received(B, 2, Body::VoteReply { granted: true }));
+    sync(&mut raft, 1);
+    assert_eq!(raft.status().role, RoleName::Candidate);
+    sync(&mut raft, 2);
+    assert_eq!(raft.status().role, RoleName::Leader);
+}
+
 /// Section 5.2, Election Safety: "at most one leader can be elected in a given term".
 #[test]
 fn two_candidates_of_one_term_do_not_both_lead() {
