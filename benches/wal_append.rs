@@ -6,7 +6,7 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
-#[path = "support/raw.rs"]
+#[path = "../src/bin/catamaran/bench/raw.rs"]
 mod raw;
 
 use std::time::{Duration, Instant};

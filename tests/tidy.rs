@@ -80,6 +80,7 @@ const DEPENDENCIES: &[(&str, bool)] = &[
     ("comfy-table", true),
     ("crc32fast", false),
     ("crossbeam-channel", false),
+    ("hdrhistogram", true),
     ("indicatif", true),
     ("memmap2", false),
     ("parking_lot", false),

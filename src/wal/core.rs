@@ -107,6 +107,8 @@ pub(super) struct Core {
     spare: Vec<u8>,
     pub(super) written: WriteSeq,
     pub(super) durable: WriteSeq,
+    /// How often the log was synced.
+    pub(super) syncs: u64,
     /// Everything below is durable.
     fence: Position,
     fence_last: LogIndex,
@@ -136,6 +138,7 @@ impl Core {
             spare: Vec::new(),
             written: WriteSeq::ZERO,
             durable: WriteSeq::ZERO,
+            syncs: 0,
             fence,
             fence_last,
             fenced: resume.fenced,
@@ -446,6 +449,7 @@ impl Core {
     /// A chunk is durable. Returns the segments that hold nothing any more.
     pub(super) fn publish(&mut self, chunk: Arc<Chunk>, table: Option<Bytes>) -> Vec<Arc<Segment>> {
         self.in_flight = None;
+        self.syncs += 1;
         let before = self.fence;
         self.fence = Position {
             sequence: chunk.segment.sequence,

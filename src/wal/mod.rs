@@ -249,6 +249,13 @@ impl Wal {
         self.handle.core.lock().written
     }
 
+    /// How often the disk was asked to make writes durable since the log was opened. Preparing segments is
+    /// not counted.
+    #[must_use]
+    pub fn syncs(&self) -> u64 {
+        self.handle.core.lock().syncs
+    }
+
     /// Syncs what is staged, lets the directory go and ends the helper thread. Other handles find the log
     /// closed; readers read on.
     ///

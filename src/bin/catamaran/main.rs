@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bench;
 mod client;
 mod cluster;
 mod command;
@@ -38,6 +39,8 @@ enum Command {
     Serve(serve::Serve),
     /// Shows a cluster losing its leader and nothing else
     Demo(demo::Demo),
+    /// Measures, in turns with the bare device
+    Bench(bench::Bench),
     /// Shows the segments of a log
     Inspect(tools::Inspect),
     /// Reads all of a log and checks it; status 2 if it is damaged
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
             serve.run()
         }
         Command::Demo(demo) => demo.run(),
+        Command::Bench(bench) => bench.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Verify(verify) => verify.run(),
         Command::Dump(dump) => dump.run(),

@@ -1,0 +1,263 @@
+//! `bench wal`: durable appends to the log alone.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
+
+use catamaran::types::{LogIndex, Staged};
+use catamaran::wal::{self, WalError, WalOptions};
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+use hdrhistogram::Histogram;
+
+use super::raw::Raw;
+use crate::Failure;
+use crate::json::Object;
+
+/// How long the log, and then the device, is measured before it is the other's turn.
+const TURN: Duration = Duration::from_millis(500);
+/// The log keeps about so many bytes of entries, as one does whose reader has taken what is older.
+const KEEP_BYTES: u64 = 256 << 20;
+/// How often each thread sees to that.
+const DROP_EVERY_BYTES: u64 = 16 << 20;
+
+/// An option that is a count.
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 20)
+}
+
+#[derive(Args)]
+pub(crate) struct Wal {
+    /// Where to write; a new directory below it is used, and removed
+    #[arg(long)]
+    dir: PathBuf,
+    /// The length of an entry
+    #[arg(long, value_name = "N", default_value = "128", value_parser = count())]
+    entry_bytes: usize,
+    /// Entries an append
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
+    batch: usize,
+    /// Threads, each waiting for what it appended
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
+    threads: usize,
+    /// Appends that a thread has under way
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
+    inflight: usize,
+    /// How long to measure the log, and as long again the device
+    #[arg(long, value_name = "N", default_value = "5", value_parser = RangedU64ValueParser::<u64>::new().range(1..=3600))]
+    seconds: u64,
+    #[arg(long, value_name = "N", default_value = "67108864")]
+    segment_bytes: u64,
+    /// Prints one object
+    #[arg(long)]
+    json: bool,
+}
+
+/// One side's figures, over all its turns.
+struct Measured {
+    entries: u64,
+    time: Duration,
+    latency: Histogram<u64>,
+}
+
+impl Measured {
+    fn new() -> Result<Self, Failure> {
+        Ok(Self {
+            entries: 0,
+            time: Duration::ZERO,
+            // Nanoseconds, up to an hour.
+            latency: Histogram::new_with_max(3_600_000_000_000, 3).map_err(Failure::runtime)?,
+        })
+    }
+
+    fn record(&mut self, latency: Duration) {
+        self.latency
+            .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    fn rate(&self) -> f64 {
+        self.entries as f64 / self.time.as_secs_f64()
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
+    fn micros(&self, quantile: f64) -> f64 {
+        self.latency.value_at_quantile(quantile) as f64 / 1e3
+    }
+}
+
+impl Wal {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        let dir = self
+            .dir
+            .join(format!("catamaran-bench-{}", std::process::id()));
+        std::fs::create_dir_all(&dir)
+            .map_err(|error| Failure::usage(format!("{}: {error}", dir.display())))?;
+        let done = self.measure(&dir);
+        let removed = std::fs::remove_dir_all(&dir);
+        done.and_then(|()| {
+            removed.map_err(|error| Failure::runtime(format!("{}: {error}", dir.display())))
+        })
+    }
+
+    fn measure(&self, dir: &std::path::Path) -> Result<(), Failure> {
+        let block = self
+            .batch
+            .checked_mul(self.entry_bytes * self.threads)
+            .and_then(|bytes| bytes.checked_mul(self.inflight))
+            .filter(|&bytes| bytes <= 32 << 20)
+            .ok_or_else(|| {
+                Failure::usage(
+                    "expected entry-bytes x batch x threads x inflight of at most 32 MiB",
+                )
+            })?;
+        let block = vec![7; block];
+        let mut device = Raw::create(&dir.join("raw")).map_err(Failure::runtime)?;
+        let (log, _) = WalOptions::new(dir.join("wal"))
+            .segment_bytes(self.segment_bytes)
+            .max_entry_bytes(self.entry_bytes)
+            .open()
+            .map_err(Failure::usage)?;
+        let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
+        let turns = self.seconds * 1000 / TURN.as_millis() as u64;
+        // What is measured first in a round changes, so that neither always follows the other.
+        self.append(&log, &mut Measured::new()?)?;
+        let warm = log.syncs();
+        for turn in 0..turns {
+            if turn % 2 == 0 {
+                self.write(&mut device, &block, &mut raw)?;
+            }
+            self.append(&log, &mut ours)?;
+            if turn % 2 == 1 {
+                self.write(&mut device, &block, &mut raw)?;
+            }
+        }
+        let syncs = log.syncs() - warm;
+        log.close().map_err(Failure::runtime)?;
+        self.report(&ours, &raw, syncs);
+        Ok(())
+    }
+
+    /// One turn of the device.
+    fn write(&self, device: &mut Raw, block: &[u8], raw: &mut Measured) -> Result<(), Failure> {
+        let entries = (block.len() / self.entry_bytes) as u64;
+        let start = Instant::now();
+        while start.elapsed() < TURN {
+            let begun = Instant::now();
+            device.write_and_sync(block).map_err(Failure::runtime)?;
+            raw.record(begun.elapsed());
+            raw.entries += entries;
+        }
+        raw.time += start.elapsed();
+        Ok(())
+    }
+
+    /// One turn of the log.
+    fn append(&self, log: &wal::Wal, ours: &mut Measured) -> Result<(), Failure> {
+        let gate = Barrier::new(self.threads + 1);
+        let (time, threads) = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.threads)
+                .map(|_| scope.spawn(|| self.client(log, &gate)))
+                .collect();
+            gate.wait();
+            let start = Instant::now();
+            let threads: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            (start.elapsed(), threads)
+        });
+        ours.time += time;
+        for client in threads {
+            let client = client.map_err(|_| Failure::runtime("a thread panicked"))??;
+            ours.entries += client.entries;
+            ours.latency
+                .add(&client.latency)
+                .map_err(Failure::runtime)?;
+        }
+        Ok(())
+    }
+
+    /// Appends and waits for a turn's time.
+    fn client(&self, log: &wal::Wal, gate: &Barrier) -> Result<Measured, Failure> {
+        let mut measured = Measured::new()?;
+        let entry = vec![7; self.entry_bytes];
+        let entries = vec![entry.as_slice(); self.batch];
+        let mut tickets = VecDeque::with_capacity(self.inflight);
+        let mut since_drop = 0;
+        gate.wait();
+        let start = Instant::now();
+        while start.elapsed() < TURN {
+            let begun = Instant::now();
+            let staged = log.append(&entries).map_err(Failure::runtime)?;
+            tickets.push_back((begun, staged));
+            if tickets.len() == self.inflight {
+                self.wait(log, &mut tickets, &mut measured)?;
+            }
+            since_drop += (self.entry_bytes * self.batch) as u64;
+            if since_drop >= DROP_EVERY_BYTES {
+                since_drop = 0;
+                self.drop_old(log).map_err(Failure::runtime)?;
+            }
+        }
+        while !tickets.is_empty() {
+            self.wait(log, &mut tickets, &mut measured)?;
+        }
+        Ok(measured)
+    }
+
+    fn wait(
+        &self,
+        log: &wal::Wal,
+        tickets: &mut VecDeque<(Instant, Staged)>,
+        measured: &mut Measured,
+    ) -> Result<(), Failure> {
+        if let Some((begun, staged)) = tickets.pop_front() {
+            log.sync(staged).map_err(Failure::runtime)?;
+            measured.record(begun.elapsed());
+            measured.entries += self.batch as u64;
+        }
+        Ok(())
+    }
+
+    fn drop_old(&self, log: &wal::Wal) -> Result<(), WalError> {
+        let keep = KEEP_BYTES / self.entry_bytes as u64;
+        let last = log.reader().last().0;
+        match last.checked_sub(keep) {
+            Some(upto) => log.drop_prefix(LogIndex(upto)).map(drop),
+            None => Ok(()),
+        }
+    }
+
+    fn report(&self, ours: &Measured, raw: &Measured, syncs: u64) {
+        let ratio = ours.rate() / raw.rate();
+        #[expect(clippy::cast_precision_loss, reason = "a length far below 2^52")]
+        let bytes_per_s = ours.rate() * self.entry_bytes as f64;
+        if self.json {
+            let mut object = Object::new();
+            object
+                .number("entries_per_s", format!("{:.0}", ours.rate()))
+                .number("bytes_per_s", format!("{bytes_per_s:.0}"))
+                .number("p50_us", format!("{:.1}", ours.micros(0.5)))
+                .number("p99_us", format!("{:.1}", ours.micros(0.99)))
+                .number("syncs", syncs)
+                .number("raw_entries_per_s", format!("{:.0}", raw.rate()))
+                .number("ratio_to_raw", format!("{ratio:.3}"))
+                .number("raw_p50_us", format!("{:.1}", raw.micros(0.5)))
+                .number("raw_p99_us", format!("{:.1}", raw.micros(0.99)));
+            println!("{}", object.finish());
+            return;
+        }
+        println!(
+            "log     {:>10.0} entries/s  p50 {:>7.1} us  p99 {:>7.1} us  {syncs} syncs",
+            ours.rate(),
+            ours.micros(0.5),
+            ours.micros(0.99)
+        );
+        println!(
+            "device  {:>10.0} entries/s  p50 {:>7.1} us  p99 {:>7.1} us",
+            raw.rate(),
+            raw.micros(0.5),
+            raw.micros(0.99)
+        );
+        println!("ratio   {ratio:>10.3}");
+    }
+}
