@@ -61,7 +61,7 @@ fn leader(nodes: &[Node<Count>]) -> &Node<Count> {
 
 fn replicate(criterion: &mut Criterion) {
     let dir = bench_dir();
-    let mut raw = Raw::create(dir.path());
+    let mut raw = Raw::create(&dir.path().join("raw")).expect("a new file");
     let nodes = start(dir.path());
     let leader = leader(&nodes);
     for clients in [1, 16, 64, 256] {
@@ -71,7 +71,7 @@ fn replicate(criterion: &mut Criterion) {
             .sample_size(20)
             .measurement_time(Duration::from_secs(5));
         group.bench_function("raw_fdatasync", |bench| {
-            bench.iter(|| raw.write_and_sync(&[7; 128]))
+            bench.iter(|| raw.write_and_sync(&[7; 128]).expect("a write"))
         });
         group.bench_function("catamaran", |bench| {
             bench.iter_custom(|commits| commit_from(leader, clients, commits));

@@ -6,7 +6,7 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
-#[path = "../src/bin/catamaran/bench/raw.rs"]
+#[path = "support/raw.rs"]
 mod raw;
 
 use std::time::{Duration, Instant};
@@ -37,9 +37,11 @@ fn batches(criterion: &mut Criterion) {
         let name = format!("wal_append/{count}x{bytes}");
         let mut group = group(criterion, &name, count as u64, bytes as u64);
         let dir = bench_dir();
-        let mut raw = Raw::create(dir.path());
+        let mut raw = Raw::create(&dir.path().join("raw")).expect("a new file");
         let block = vec![7; count * bytes];
-        group.bench_function("raw", |bench| bench.iter(|| raw.write_and_sync(&block)));
+        group.bench_function("raw", |bench| {
+            bench.iter(|| raw.write_and_sync(&block).expect("a write"))
+        });
         let (wal, _) = WalOptions::new(dir.path().join("wal"))
             .open()
             .expect("a new log");
@@ -61,13 +63,13 @@ fn threads(criterion: &mut Criterion) {
         let name = format!("wal_append/{threads}_threads_x{bytes}");
         let mut group = group(criterion, &name, 1, bytes as u64);
         let dir = bench_dir();
-        let mut raw = Raw::create(dir.path());
+        let mut raw = Raw::create(&dir.path().join("raw")).expect("a new file");
         let block = vec![7; threads * bytes];
         group.bench_function("raw", |bench| {
             bench.iter_custom(|entries| {
                 let start = Instant::now();
                 for _ in 0..entries.div_ceil(threads as u64) {
-                    raw.write_and_sync(&block);
+                    raw.write_and_sync(&block).expect("a write");
                 }
                 start.elapsed()
             });
