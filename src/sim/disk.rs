@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use super::Rng;
-use crate::types::Bytes;
+use crate::types::{Backing, Bytes};
 use crate::vfs::{Access, Disk, DiskFile, LockGuard};
 
 const SECTOR: usize = 512;
@@ -320,6 +320,7 @@ impl SimDisk {
             inode,
             access,
             frozen: Mutex::new(frozen),
+            views: Arc::new(()),
         })
     }
 }
@@ -437,6 +438,20 @@ struct SimFile {
     inode: usize,
     access: Access,
     frozen: Mutex<u64>,
+    /// Held once more by each view.
+    views: Arc<()>,
+}
+
+/// Bytes that a view gave: a copy, which nobody could change.
+struct View {
+    bytes: Vec<u8>,
+    _held: Arc<()>,
+}
+
+impl Backing for View {
+    fn slice(&self, start: usize, len: usize) -> &[u8] {
+        self.bytes.slice(start, len)
+    }
 }
 
 impl SimFile {
@@ -489,6 +504,10 @@ impl DiskFile for SimFile {
         *frozen = end.max(*frozen);
     }
 
+    fn is_viewed(&self) -> bool {
+        Arc::strong_count(&self.views) > 1
+    }
+
     fn view(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let frozen = *self.frozen.lock();
         if offset
@@ -497,7 +516,11 @@ impl DiskFile for SimFile {
         {
             return Err(invalid("a view past the frozen end"));
         }
-        Ok(self.copy(offset, len)?.into())
+        let view = View {
+            bytes: self.copy(offset, len)?,
+            _held: Arc::clone(&self.views),
+        };
+        Ok(Bytes::new(Arc::new(view), 0, len))
     }
 }
 

@@ -21,10 +21,12 @@ impl FrozenMap {
     pub(super) fn new(file: &File) -> io::Result<Self> {
         // SAFETY: a slice of the map is unsound if its bytes change while it is alive. Slices come from
         // `slice` alone, and never pass `frozen`; `StdFile` raises `frozen` only while none of its writes
-        // is under way, refuses every write below it, and never lowers it; and the lock on the log's directory keeps other processes of this crate
-        // from writing to the file at all. Nobody shrinks a segment's file. A stranger who writes to or
-        // truncates a file of a running log can break this, as with every memory map; the documentation
-        // of the log says so.
+        // is under way, refuses every write below it, and never lowers it; and the lock on the log's
+        // directory keeps other processes of this crate from writing to the file at all. A segment's file
+        // is recycled, through another `StdFile`, only when `StdFile::is_viewed` says that no slice is
+        // left and no handle that could give one (`wal/stock.rs`). Nobody shrinks a segment's file. A
+        // stranger who writes to or truncates a file of a running log can break this, as with every memory
+        // map; the documentation of the log says so.
         let map = unsafe { memmap2::Mmap::map(file)? };
         Ok(Self {
             map,

@@ -120,6 +120,10 @@ pub trait DiskFile: Send + Sync {
     /// Declares that bytes below `end` will never be written again. The frozen end never goes down.
     fn freeze(&self, end: u64);
 
+    /// Whether bytes that [`DiskFile::view`] gave are still held by somebody. Until nobody holds any, the
+    /// file must not be opened anew to be written from its start.
+    fn is_viewed(&self) -> bool;
+
     /// `len` bytes at `offset`, mapped where the disk can, all below the frozen end.
     ///
     /// # Errors

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::sync::atomic::{Ordering, fence};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
@@ -163,6 +164,13 @@ impl DiskFile for StdFile {
         }
     }
 
+    fn is_viewed(&self) -> bool {
+        let viewed = self.map.get().is_some_and(|map| Arc::strong_count(map) > 1);
+        // What the last holder read, it read before whatever follows here.
+        fence(Ordering::Acquire);
+        viewed
+    }
+
     fn view(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         let frozen = *self.frozen.read();
         if offset
@@ -214,6 +222,19 @@ mod tests {
             io::ErrorKind::InvalidInput
         );
         file.write_at(32, b"x").unwrap();
+    }
+
+    #[test]
+    fn a_file_is_viewed_as_long_as_somebody_holds_its_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = StdDisk.create(&dir.path().join("f")).unwrap();
+        file.write_at(0, &[7; 64]).unwrap();
+        file.freeze(64);
+        assert!(!file.is_viewed());
+        let part = file.view(0, 64).unwrap().slice(8, 8);
+        assert!(file.is_viewed(), "by a part of what was given");
+        drop(part);
+        assert!(!file.is_viewed());
     }
 
     #[test]

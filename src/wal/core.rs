@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::error::{ReadError, WalError};
 use super::format::{
-    self, BATCH_BYTES, BatchInfo, Ending, HEADER_BYTES, Head, Kind, Position, StartInfo,
+    self, BATCH_BYTES, BatchInfo, Ending, HEAD_BYTES, HEADER_BYTES, Head, Kind, Position, StartInfo,
 };
 use super::index::{Index, Segment};
 use super::stock::{Plan, Stock};
@@ -31,7 +31,10 @@ pub(super) struct Chunk {
     pub(super) segment: Arc<Segment>,
     /// Where the bytes go.
     pub(super) offset: u64,
+    /// Frames, and once it is taken a head of zeros behind them if they are the log's end.
     pub(super) bytes: Vec<u8>,
+    /// Whether that is so.
+    terminated: bool,
     /// Where in the bytes the Batch frame's room is.
     batch_at: Option<usize>,
     /// What goes to the very end of the file, if the chunk is the segment's last.
@@ -52,15 +55,17 @@ pub(super) struct Tail {
 }
 
 impl Chunk {
+    /// Where its frames end.
     pub(super) fn end(&self) -> u64 {
-        self.offset + self.bytes.len() as u64
+        let behind = if self.terminated { HEAD_BYTES } else { 0 };
+        self.offset + (self.bytes.len() - behind) as u64
     }
 
     fn payload_at(&self, offset: u64) -> Option<Stored> {
         let at = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
         let frame = self.bytes.get(at..)?;
         let read = format::read_head(frame, self.segment.id, offset)?;
-        let payload = frame.get(format::HEAD_BYTES..)?.get(..read.len)?;
+        let payload = frame.get(HEAD_BYTES..)?.get(..read.len)?;
         Some(Stored::new(read.head, payload.into()))
     }
 }
@@ -196,7 +201,7 @@ impl Core {
             index = from.prev();
             mark = self.index.mark(index).unwrap_or(self.index.floor_mark);
         }
-        let mut need = 2 * (BATCH_BYTES + format::HEAD_BYTES) + format::frame_bytes(state_len);
+        let mut need = 2 * (BATCH_BYTES + HEAD_BYTES) + format::frame_bytes(state_len);
         let mut runs = 0;
         let mut count = 0;
         for record in draft.records.clone() {
@@ -343,6 +348,7 @@ impl Core {
             segment: Arc::clone(&self.active),
             offset: self.end,
             bytes: std::mem::take(&mut self.spare),
+            terminated: false,
             batch_at: None,
             footer: None,
             covers: self.written,
@@ -441,6 +447,12 @@ impl Core {
             let (id, offset) = (chunk.segment.id, chunk.offset + at as u64);
             format::fill_batch(&mut chunk.bytes[at..], id, offset, self.fence_last, info);
         }
+        if chunk.footer.is_none() {
+            // The next write begins over it. What a recycled file has behind it is never looked at as if it
+            // followed.
+            chunk.bytes.resize(chunk.bytes.len() + HEAD_BYTES, 0);
+            chunk.terminated = true;
+        }
         let chunk = Arc::new(chunk);
         self.in_flight = Some(Arc::clone(&chunk));
         Some(chunk)
@@ -455,7 +467,7 @@ impl Core {
             sequence: chunk.segment.sequence,
             offset: chunk.end(),
         };
-        if chunk.batch_at == Some(0) && chunk.bytes.len() == BATCH_BYTES {
+        if chunk.batch_at == Some(0) && chunk.end() - chunk.offset == BATCH_BYTES as u64 {
             // A batch of nothing else: all that is worth a fence is below the one it carries.
             self.fenced = self.fence;
         } else if chunk.batch_at.is_some() {

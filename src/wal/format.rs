@@ -20,6 +20,8 @@
 //! 72 u64 segment size                           A head of 32 zeros is the end of the log.
 //! 80 u32 crc of bytes 0..80
 //! ```
+//! In a recycled file the zeros may be anything behind the 32 that end the log.
+//!
 //! All numbers are little-endian. The head's crc starts from a seed made of the segment's id and the
 //! frame's offset, so that bytes of another segment, or of another place, are not a frame here.
 
@@ -144,6 +146,11 @@ pub(super) enum Kind {
 }
 
 impl Kind {
+    /// Whether a frame's kind may have this number.
+    pub(super) const fn is_one(number: u8) -> bool {
+        number.wrapping_sub(Self::Batch as u8) < Self::Drop as u8
+    }
+
     const fn from_u8(number: u8) -> Option<Self> {
         match number {
             1 => Some(Self::Batch),

@@ -3,7 +3,7 @@
 //! It knows nothing of Raft. A record has an index (1, 2, 3, ...), a `mark` that never goes down along the
 //! log, a `tag` and a payload; both are the caller's. Beside its records the log keeps one small `state`,
 //! of which the last written wins. A suffix is truncated by writing that it is, a prefix is dropped by
-//! whole segments.
+//! whole segments, whose files are used again.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -30,7 +30,6 @@
 //! - Damage below a durable place is an error that names it. Nothing is cut or guessed there.
 //! - After a failed write or sync every call fails, until the log is opened again.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -47,6 +46,7 @@ mod group;
 mod index;
 mod inspect;
 mod options;
+mod prepare;
 mod reader;
 mod recover;
 mod scan;
@@ -125,13 +125,9 @@ impl Wal {
             .last()
             .map_or(resume.next, |found| found.sequence + 1);
         let stock = Arc::new(Stock::new(disk, plan, options.preparer, next)?);
-        let old = resume.index.dead_front();
-        let old: Vec<_> = resume
-            .index
-            .spans
-            .drain(..old)
-            .map(|span| span.segment.path.clone())
-            .collect();
+        let dead = resume.index.dead_front();
+        let dead = resume.index.spans.drain(..dead);
+        let dead: Vec<_> = dead.map(|span| span.segment).collect();
         let core = Core::new(resume, stock.plan());
         let active = core.active();
         let handle = Handle {
@@ -148,7 +144,7 @@ impl Wal {
             // Here a full disk shows before anything depends on the log.
             let _ = segment.file.set(handle.stock.obtain(segment.sequence)?);
         }
-        handle.stock.tend(active, old);
+        handle.stock.tend(active, dead);
         let wal = Self {
             handle: Arc::new(handle),
         };
@@ -388,15 +384,11 @@ impl Lead<'_> {
             match written {
                 Ok(table) => {
                     let sealed = chunk.footer.is_some();
-                    let old: Vec<PathBuf> = core
-                        .publish(chunk, table)
-                        .into_iter()
-                        .map(|segment| segment.path.clone())
-                        .collect();
-                    if sealed || !old.is_empty() {
+                    let dead = core.publish(chunk, table);
+                    if sealed || !dead.is_empty() {
                         let active = core.active();
                         drop(core);
-                        handle.stock.tend(active, old);
+                        handle.stock.tend(active, dead);
                         core = handle.core.lock();
                     }
                 }

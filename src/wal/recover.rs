@@ -19,8 +19,9 @@ use super::format::{
 };
 use super::index::{Index, Segment};
 use super::options::WalOptions;
+use super::prepare;
 use super::scan::{Image, Stop, Walk};
-use super::stock::{self, Plan};
+use super::stock::Plan;
 use crate::error::Fault;
 use crate::types::{Bytes, ClusterId, Identity, LogIndex, NodeId};
 use crate::vfs::{Access, Disk, DiskFile};
@@ -50,7 +51,8 @@ pub struct Torn {
     pub segment: String,
     /// Where in the file the good part ends, in bytes.
     pub offset: u64,
-    /// How many bytes behind it were written, or meant to be, and are not part of the log.
+    /// How many bytes behind it were written, or meant to be, and are not part of the log, as far as what is
+    /// left of them tells.
     pub bytes: u64,
 }
 
@@ -95,7 +97,7 @@ pub(super) struct TailEnd {
     file: Arc<dyn DiskFile>,
     end: u64,
     fenced: Position,
-    /// Whether only zeros follow, so that writing may go on there.
+    /// Whether no frame of this segment is behind, so that writing may go on there.
     open: bool,
     ending: Ending,
 }
@@ -343,19 +345,23 @@ impl Survey {
         self.index.begin(Arc::clone(&file.segment));
         let walk = image.replay(limit, &mut self.index, &mut self.state)?;
         let sealed = footer_end == Some(walk.end as u64);
-        let used = image.used_end(walk.end);
-        let open = !sealed && used == walk.end;
+        let mut open = false;
         if !sealed {
-            let fence = image.highest_fence(walk.end).filter(|_| !open);
+            let behind = image.behind(walk.end);
             let here = Position {
                 sequence: file.segment.sequence,
                 offset: walk.end as u64,
             };
-            if fence > Some(here) {
+            if behind.fence > Some(here) {
                 return Err(damaged_frame(file, &self.index, &walk));
             }
-            let meant = used.max(walk.batch_end);
-            if meant > walk.end {
+            let begun = match walk.stop {
+                Stop::End => walk.end,
+                Stop::Bad(_) => walk.end + format::HEAD_BYTES,
+            };
+            let meant = begun.max(behind.end).max(walk.batch_end);
+            open = meant == walk.end;
+            if !open {
                 self.torn = Some(Torn {
                     segment: file.segment.name.clone(),
                     offset: walk.end as u64,
@@ -388,13 +394,13 @@ impl Survey {
             let bytes = next.bytes()?;
             let image = next.image(&bytes);
             let start = HEADER_BYTES as usize;
-            let used = image.used_end(start);
-            if used > start {
-                self.check_fence(next, image.highest_fence(start))?;
+            let behind = image.behind(start);
+            if next.begun || behind.end > start {
+                self.check_fence(next, behind.fence)?;
                 self.torn.get_or_insert_with(|| Torn {
                     segment: next.segment.name.clone(),
                     offset: HEADER_BYTES,
-                    bytes: (used - start) as u64,
+                    bytes: (behind.end - start) as u64,
                 });
                 self.discard = rest
                     .iter()
@@ -502,7 +508,7 @@ pub(super) fn recover(options: &WalOptions) -> Result<(Resume, Plan, Recovery), 
         disk.remove(&path).map_err(Fault::at("remove", &path))?;
     }
     for &sequence in &survey.discard {
-        stock::remove(disk, dir, &dir.join(format::segment_name(sequence)))?;
+        prepare::remove(disk, dir, &dir.join(format::segment_name(sequence)))?;
     }
     let seed = disk
         .entropy()

@@ -135,35 +135,65 @@ impl<'a> Image<'a> {
         Ok(walk)
     }
 
-    /// The highest fence in valid frames from `from` on, wherever they stand.
-    pub(super) fn highest_fence(&self, from: usize) -> Option<Position> {
-        let mut highest = None;
-        let mut offset = from.next_multiple_of(8);
-        while offset + HEAD_BYTES <= self.bytes.len() {
-            if self.bytes[offset + 12] == Kind::Batch as u8
-                && let Ok(frame) = self.frame(offset, self.bytes.len())
+    /// What this segment's frames from `from` on say, wherever they stand: those of a write that a crash
+    /// broke, or of durable ones behind damage. Frames that another segment left in a recycled file are none
+    /// of this one's.
+    pub(super) fn behind(&self, from: usize) -> Behind {
+        let mut behind = Behind {
+            end: from,
+            fence: None,
+        };
+        let mut at = from.next_multiple_of(8);
+        while let Some(head) = self.next_like_a_head(at) {
+            at = head + 8;
+            let rest = &self.bytes[head..];
+            let Some(read) = format::read_head(rest, self.id, head as u64) else {
+                continue;
+            };
+            // A frame of which only the payload is bad is still one of ours.
+            let end = head.saturating_add(format::frame_bytes(read.len));
+            behind.end = behind.end.max(end.min(self.bytes.len()));
+            if read.head.kind == Kind::Batch
+                && let Ok(frame) = self.frame(head, self.bytes.len())
                 && let Ok(batch) = BatchInfo::decode(frame.payload)
             {
-                highest = highest.max(Some(batch.fence));
+                behind.fence = behind.fence.max(Some(batch.fence));
             }
-            offset += 8;
         }
-        highest
+        behind
     }
 
-    /// Where the last byte from `from` on that is not zero stands, plus one; `from` if there is none.
-    pub(super) fn used_end(&self, from: usize) -> usize {
-        let rest = self.bytes.get(from..).unwrap_or_default();
-        let mut end = rest.len();
-        // Whole pages first, which compilers compare fast.
-        while end >= 4096 && rest[end - 4096..end].iter().fold(0, |or, &byte| or | byte) == 0 {
-            end -= 4096;
+    /// The next place from `from` on, in steps of 8, that looks like a frame's head but for its checksum.
+    fn next_like_a_head(&self, from: usize) -> Option<usize> {
+        const STRIDE: usize = 4096;
+        let last = self.bytes.len().checked_sub(HEAD_BYTES)?;
+        let mut at = from;
+        while at <= last {
+            // The second eight bytes of a head hold its length, kind, tag and stream.
+            let words = self.bytes[at + 8..].chunks_exact(8).take(STRIDE);
+            let like =
+                |word: &[u8]| matches!(word, [_, _, _, _, kind, _, 0, 0] if Kind::is_one(*kind));
+            let strides = words.len();
+            // First without a branch, which compilers make many comparisons at once.
+            if words.clone().fold(false, |any, word| any | like(word)) {
+                let found = words.clone().position(like)?;
+                return Some(at + found * 8).filter(|&at| at <= last);
+            }
+            at += strides * 8;
+            if strides == 0 {
+                return None;
+            }
         }
-        while end > 0 && rest[end - 1] == 0 {
-            end -= 1;
-        }
-        from + end
+        None
     }
+}
+
+/// What stands in a segment behind the last frame that follows.
+pub(super) struct Behind {
+    /// Where the last of its frames should end; the place that was asked for if there is none.
+    pub(super) end: usize,
+    /// The highest fence in them.
+    pub(super) fence: Option<Position>,
 }
 
 /// Applies one frame; a frame with good checksums that does not follow from those before is damage too.

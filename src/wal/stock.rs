@@ -1,11 +1,8 @@
-//! Segments prepared ahead of need, and old ones removed: what the log asks of the disk off its hot path.
-//!
-//! A segment is filled with real zeros, so that a later `fdatasync` never waits for the file system to
-//! allocate anything, and a full disk is an ordinary error found here. It gets its name only when all of
-//! it is durable.
+//! Segments prepared ahead of need, and dead ones used again or removed: what the log asks of the disk off
+//! its hot path. A full disk is an ordinary error found here, with one segment in reserve.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -14,14 +11,15 @@ use parking_lot::{Condvar, Mutex, MutexGuard};
 use super::error::WalError;
 use super::format::{self, Header};
 use super::index::Segment;
+use super::prepare;
 use crate::error::Fault;
 use crate::types::Identity;
 use crate::vfs::{Access, Disk, DiskFile};
 
-/// How much zero is written at once.
-const CHUNK_BYTES: usize = 1 << 20;
-/// How many segments are kept ready.
+/// How many segments are kept ready, whatever it costs.
 const AHEAD: u64 = 1;
+/// How many are kept ready while there are dead ones to make them of; more dead ones are removed.
+const AHEAD_OF_DEAD: usize = 2;
 
 /// Who prepares segments and removes old ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -66,77 +64,6 @@ impl Plan {
     }
 }
 
-/// Makes a segment: zeros, header, fsync, rename, fsync of the directory.
-fn prepare_next(
-    disk: &dyn Disk,
-    plan: &Plan,
-    sequence: u64,
-) -> Result<Arc<dyn DiskFile>, WalError> {
-    let segment = plan.segment(sequence);
-    let temporary = segment.path.with_extension("wal.tmp");
-    let made = fill(disk, plan, &segment, &temporary);
-    if made.is_err() {
-        // What was written only takes room; the next open removes it if this fails.
-        let _ = disk.remove(&temporary);
-    }
-    made.map_err(no_space)
-}
-
-fn fill(
-    disk: &dyn Disk,
-    plan: &Plan,
-    segment: &Segment,
-    temporary: &Path,
-) -> Result<Arc<dyn DiskFile>, Fault> {
-    let header = Header {
-        id: segment.id,
-        sequence: segment.sequence,
-        identity: plan.identity,
-        size: segment.size,
-    };
-    let file = disk
-        .create(temporary)
-        .map_err(Fault::at("create", temporary))?;
-    let write = |offset: u64, bytes: &[u8]| {
-        file.write_at(offset, bytes)
-            .map_err(Fault::at("write", temporary))
-    };
-    let zeros = vec![0; CHUNK_BYTES.min(usize::try_from(segment.size).unwrap_or(CHUNK_BYTES))];
-    let mut offset = 0;
-    while offset < segment.size {
-        let left = usize::try_from(segment.size - offset).unwrap_or(usize::MAX);
-        let chunk = &zeros[..zeros.len().min(left)];
-        write(offset, chunk)?;
-        offset += chunk.len() as u64;
-    }
-    write(0, &header.encode())?;
-    file.sync_data().map_err(Fault::at("sync", temporary))?;
-    disk.rename(temporary, &segment.path)
-        .map_err(Fault::at("rename", temporary))?;
-    disk.sync_dir(&plan.dir)
-        .map_err(Fault::at("sync", &plan.dir))?;
-    file.freeze(format::HEADER_BYTES);
-    Ok(file)
-}
-
-fn no_space(fault: Fault) -> WalError {
-    match fault.source.kind() {
-        std::io::ErrorKind::StorageFull
-        | std::io::ErrorKind::QuotaExceeded
-        | std::io::ErrorKind::FileTooLarge => WalError::NoSpace(fault),
-        _ => WalError::Io(fault),
-    }
-}
-
-/// Removes a segment's file, durably, so that of several never a later one goes before an earlier one.
-pub(super) fn remove(disk: &dyn Disk, dir: &Path, path: &Path) -> Result<(), Fault> {
-    match disk.remove(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        other => other.map_err(Fault::at("remove", path))?,
-    }
-    disk.sync_dir(dir).map_err(Fault::at("sync", dir))
-}
-
 /// Says that there is no helper any more.
 struct Gone(Arc<Stock>);
 
@@ -155,8 +82,8 @@ struct State {
     wanted: u64,
     /// Why the last preparation failed; cleared when somebody asks again.
     failure: Option<WalError>,
-    /// Files to remove, oldest first.
-    old: VecDeque<PathBuf>,
+    /// Segments that hold nothing any more, oldest first.
+    dead: VecDeque<Arc<Segment>>,
     stopped: bool,
 }
 
@@ -217,7 +144,7 @@ impl Stock {
         Ok(Some(helper))
     }
 
-    /// Ends the helper once it has removed what is old.
+    /// Ends the helper once it has removed what is dead.
     pub(super) fn stop(&self) {
         self.state.lock().stopped = true;
         // Those too who wait for a segment that nobody will make.
@@ -251,15 +178,15 @@ impl Stock {
         }
     }
 
-    /// Asks for what comes after segment `active`, and for the removal of `old`. Never waits for a helper.
-    pub(super) fn tend(&self, active: u64, old: Vec<PathBuf>) {
+    /// Asks for what comes after segment `active`, and takes over the `dead`. Never waits for a helper.
+    pub(super) fn tend(&self, active: u64, dead: Vec<Arc<Segment>>) {
         let mut state = self.state.lock();
         let wanted = active + AHEAD;
-        if old.is_empty() && wanted <= state.wanted && self.preparer == Preparer::Thread {
+        if dead.is_empty() && wanted <= state.wanted && self.preparer == Preparer::Thread {
             return;
         }
         state.wanted = state.wanted.max(wanted);
-        state.old.extend(old);
+        state.dead.extend(dead);
         match self.preparer {
             Preparer::Thread => {
                 self.changed.notify_all();
@@ -306,30 +233,75 @@ impl Stock {
 
     /// Does one thing that is wanted, without the lock. False if there is none.
     fn work(&self, state: &mut MutexGuard<'_, State>) -> bool {
-        if !state.stopped && state.failure.is_none() && state.next <= state.wanted {
-            let sequence = state.next;
-            let made =
-                MutexGuard::unlocked(state, || prepare_next(&*self.disk, &self.plan, sequence));
-            match made {
-                Ok(file) => {
-                    state.ready.push_back((sequence, file));
-                    state.next += 1;
-                }
-                Err(failure) => state.failure = Some(failure),
-            }
-            self.changed.notify_all();
-            return true;
-        }
-        let Some(path) = state.old.front().cloned() else {
-            return false;
-        };
-        let removed = MutexGuard::unlocked(state, || remove(&*self.disk, &self.plan.dir, &path));
-        if removed.is_err() {
-            // Later ones must not go before this one; the next open tries again.
-            state.old.clear();
-        } else {
-            state.old.pop_front();
+        let may_make = !state.stopped && state.failure.is_none();
+        let wanted = may_make && state.next <= state.wanted;
+        let spare = may_make && state.ready.len() < AHEAD_OF_DEAD;
+        let usable = state.dead.front_mut().map(|dead| self.is_usable(dead));
+        match usable {
+            Some(true) if wanted || spare => self.recycle(state),
+            _ if wanted => self.fill(state),
+            Some(_) => self.remove(state),
+            None => return false,
         }
         true
+    }
+
+    /// Whether the file of a dead segment can be made into a new one: nobody reads it any more.
+    fn is_usable(&self, dead: &mut Arc<Segment>) -> bool {
+        Arc::get_mut(dead).is_some_and(|dead| {
+            let unread = match dead.file.get_mut().map(Arc::get_mut) {
+                Some(Some(file)) => !file.is_viewed(),
+                Some(None) => false,
+                None => true,
+            };
+            unread && dead.size == self.plan.segment_bytes
+        })
+    }
+
+    fn fill(&self, state: &mut MutexGuard<'_, State>) {
+        let sequence = state.next;
+        let made = MutexGuard::unlocked(state, || prepare::fill(&*self.disk, &self.plan, sequence));
+        match made {
+            Ok(file) => self.stand_ready(state, sequence, file),
+            Err(failure) => state.failure = Some(failure),
+        }
+        self.changed.notify_all();
+    }
+
+    fn recycle(&self, state: &mut MutexGuard<'_, State>) {
+        let sequence = state.next;
+        let Some(dead) = state.dead.pop_front() else {
+            return;
+        };
+        let path = dead.path.clone();
+        // Its file is closed before it is opened anew.
+        drop(dead);
+        let made = MutexGuard::unlocked(state, || {
+            prepare::recycle(&*self.disk, &self.plan, sequence, &path)
+        });
+        match made {
+            Ok(file) => self.stand_ready(state, sequence, file),
+            // Later ones must not go before this one; the next open tries again.
+            Err(_) => state.dead.clear(),
+        }
+        self.changed.notify_all();
+    }
+
+    fn stand_ready(&self, state: &mut State, sequence: u64, file: Arc<dyn DiskFile>) {
+        state.ready.push_back((sequence, file));
+        state.next = sequence + 1;
+    }
+
+    fn remove(&self, state: &mut MutexGuard<'_, State>) {
+        let Some(dead) = state.dead.pop_front() else {
+            return;
+        };
+        let removed = MutexGuard::unlocked(state, || {
+            prepare::remove(&*self.disk, &self.plan.dir, &dead.path)
+        });
+        if removed.is_err() {
+            // Likewise.
+            state.dead.clear();
+        }
     }
 }

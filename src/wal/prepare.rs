@@ -1,0 +1,145 @@
+//! How a segment's file comes to be, and how it goes.
+//!
+//! A new segment is filled with real zeros, or made of a dead one: either way the file system has nothing
+//! left to allocate when the log writes to it, so that an `fdatasync` never waits for a journal. It gets its
+//! name only when all of it is durable.
+//!
+//! ```text
+//!  nothing --zeros--> N.wal.tmp --header, fsync--> N.wal.tmp --rename, fsync dir--> N.wal
+//!  dead.wal --rename, fsync dir--^
+//! ```
+//! A dead segment's name is durably gone before its first byte is changed, so no crash leaves a changed
+//! file under it. What was in it stays behind the new header: frames of another segment's id, which are no
+//! frames here.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use super::error::WalError;
+use super::format::{self, HEAD_BYTES, Header};
+use super::index::Segment;
+use super::stock::Plan;
+use crate::error::Fault;
+use crate::vfs::{Access, Disk, DiskFile};
+
+/// How much zero is written and synced at once: so much may stand before the log's own sync in the disk's
+/// queue.
+const CHUNK_BYTES: usize = 1 << 20;
+
+/// Makes segment `sequence` of zeros.
+///
+/// # Errors
+/// [`WalError::NoSpace`], or [`WalError::Io`].
+pub(super) fn fill(
+    disk: &dyn Disk,
+    plan: &Plan,
+    sequence: u64,
+) -> Result<Arc<dyn DiskFile>, WalError> {
+    let segment = plan.segment(sequence);
+    let temporary = segment.path.with_extension("wal.tmp");
+    let made = fill_file(disk, &segment, &temporary)
+        .and_then(|file| name(disk, plan, &segment, &temporary, file));
+    made.map_err(|fault| {
+        // What was written only takes room; the next open removes it if this fails.
+        let _ = disk.remove(&temporary);
+        no_space(fault)
+    })
+}
+
+fn fill_file(
+    disk: &dyn Disk,
+    segment: &Segment,
+    temporary: &Path,
+) -> Result<Arc<dyn DiskFile>, Fault> {
+    let file = disk
+        .create(temporary)
+        .map_err(Fault::at("create", temporary))?;
+    let zeros = vec![0; CHUNK_BYTES.min(usize::try_from(segment.size).unwrap_or(CHUNK_BYTES))];
+    let mut offset = 0;
+    while offset < segment.size {
+        let left = usize::try_from(segment.size - offset).unwrap_or(usize::MAX);
+        let chunk = &zeros[..zeros.len().min(left)];
+        file.write_at(offset, chunk)
+            .map_err(Fault::at("write", temporary))?;
+        file.sync_data().map_err(Fault::at("sync", temporary))?;
+        offset += chunk.len() as u64;
+    }
+    Ok(file)
+}
+
+/// Makes segment `sequence` of a dead one of the same size, whose file nobody has open.
+///
+/// # Errors
+/// What the disk says; the file is then under its old name, or gone.
+pub(super) fn recycle(
+    disk: &dyn Disk,
+    plan: &Plan,
+    sequence: u64,
+    dead: &Path,
+) -> Result<Arc<dyn DiskFile>, Fault> {
+    let segment = plan.segment(sequence);
+    let temporary = segment.path.with_extension("wal.tmp");
+    disk.rename(dead, &temporary)
+        .map_err(Fault::at("rename", dead))?;
+    let made = disk
+        .sync_dir(&plan.dir)
+        .map_err(Fault::at("sync", &plan.dir))
+        .and_then(|()| {
+            disk.open(&temporary, Access::ReadWrite)
+                .map_err(Fault::at("open", &temporary))
+        })
+        .and_then(|file| name(disk, plan, &segment, &temporary, file));
+    if made.is_err() {
+        let _ = disk.remove(&temporary);
+    }
+    made
+}
+
+/// Gives a file that is prepared but for its header the header, and its name.
+fn name(
+    disk: &dyn Disk,
+    plan: &Plan,
+    segment: &Segment,
+    temporary: &Path,
+    file: Arc<dyn DiskFile>,
+) -> Result<Arc<dyn DiskFile>, Fault> {
+    let header = Header {
+        id: segment.id,
+        sequence: segment.sequence,
+        identity: plan.identity,
+        size: segment.size,
+    };
+    let mut head = header.encode();
+    // The end of a log that has no frame yet.
+    head.resize(head.len() + HEAD_BYTES, 0);
+    file.write_at(0, &head)
+        .map_err(Fault::at("write", temporary))?;
+    file.sync_data().map_err(Fault::at("sync", temporary))?;
+    disk.rename(temporary, &segment.path)
+        .map_err(Fault::at("rename", temporary))?;
+    disk.sync_dir(&plan.dir)
+        .map_err(Fault::at("sync", &plan.dir))?;
+    file.freeze(format::HEADER_BYTES);
+    Ok(file)
+}
+
+fn no_space(fault: Fault) -> WalError {
+    match fault.source.kind() {
+        std::io::ErrorKind::StorageFull
+        | std::io::ErrorKind::QuotaExceeded
+        | std::io::ErrorKind::FileTooLarge => WalError::NoSpace(fault),
+        _ => WalError::Io(fault),
+    }
+}
+
+/// Removes a segment's file, durably, so that of several never a later one goes before an earlier one.
+///
+/// # Errors
+/// What the disk says.
+pub(super) fn remove(disk: &dyn Disk, dir: &Path, path: &Path) -> Result<(), Fault> {
+    match disk.remove(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        other => other.map_err(Fault::at("remove", path))?,
+    }
+    disk.sync_dir(dir).map_err(Fault::at("sync", dir))
+}
