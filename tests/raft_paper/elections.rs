@@ -169,6 +169,22 @@ fn a_candidate_leads_only_with_the_votes_of_a_majority() {
             "elected by two of five"
         );
     }
+    // Even if everyone had promised to vote.
+    let mut raft = core(5, &[]);
+    let deadline = raft.deadline();
+    step_at(&mut raft, deadline, Event::Tick);
+    for from in [B, C] {
+        let granted = Body::PreVoteReply { granted: true };
+        step(&mut raft, received(from, 1, granted));
+    }
+    sync(&mut raft, 1);
+    for (from, granted) in [(B, true), (B, true), (C, false), (NodeId(4), false)] {
+        step(&mut raft, received(from, 1, Body::VoteReply { granted }));
+        assert_eq!(raft.status().role, RoleName::Candidate, "two of five");
+    }
+    let granted = Body::VoteReply { granted: true };
+    step(&mut raft, received(NodeId(5), 1, granted));
+    assert_eq!(raft.status().role, RoleName::Leader);
 }
 
 /// The leader counts its own vote only when it is durable (figure 2; thesis, section 3.8).
@@ -277,9 +293,10 @@ fn a_split_vote_ends_in_a_later_term_by_new_timeouts() {
     // 1 and 2 campaign in the same term, each with one vote beside its own.
     net.cut
         .extend([(A, B), (A, NodeId(4)), (B, C), (C, NodeId(4))]);
+    // At the same moment, so that only the draw can part them.
+    net.now = net.now.after(config().election_timeout * 2);
     for (candidate, follower) in [(1, C), (2, NodeId(4))] {
         let candidate = NodeId(candidate);
-        net.now = net.now.after(config().election_timeout * 2);
         net.step(candidate, Event::Tick);
         net.wire.clear();
         // Each is told by two that it would be elected, while votes reach one only.
@@ -327,6 +344,15 @@ fn election_timeouts_are_spread_over_the_interval_and_differ_between_seeds() {
         .collect();
     assert_eq!(quarters.len(), 4, "a part of the interval is never drawn");
     assert!(timeouts.iter().collect::<BTreeSet<_>>().len() > 900);
+    // Each wait of one server is a new draw.
+    let mut raft = core(3, &[]);
+    let mut wait = || {
+        let before = raft.deadline();
+        step_at(&mut raft, before, Event::Tick);
+        raft.deadline().since(before)
+    };
+    let waits: BTreeSet<_> = (0..100).map(|_| wait()).collect();
+    assert!(waits.len() > 90, "{} different waits", waits.len());
 }
 
 /// Thesis, section 9.6: a server that was cut off "cannot increase its term" and so does not disturb.

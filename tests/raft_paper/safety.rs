@@ -110,6 +110,8 @@ fn an_old_leader_is_told_of_the_newer_term() {
     net.cut.clear();
     net.tick(1);
     net.settle();
+    let told = net.at(1).status();
+    assert_eq!((told.role, told.term), (RoleName::Follower, Term(2)));
     net.tick(2);
     net.settle();
     assert_eq!(net.at(1).status().leader, Some(B));
@@ -135,6 +137,14 @@ fn a_server_that_lacks_committed_entries_is_not_elected() {
     for _ in 0..10 {
         net.now = net.now.after(config().election_timeout);
         net.tick(3);
+        net.settle();
+        assert_ne!(net.at(3).status().role, RoleName::Leader);
+        // Even if PreVote had let it campaign.
+        net.tick(3);
+        let campaign = net.at(3).status().term.next();
+        let granted = Body::PreVoteReply { granted: true };
+        net.step(C, received(B, campaign.0, granted));
+        assert_eq!(net.at(3).status().role, RoleName::Candidate);
         net.settle();
         assert_ne!(net.at(3).status().role, RoleName::Leader);
     }

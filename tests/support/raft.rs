@@ -262,8 +262,10 @@ impl Net {
 
     /// Hands over messages until there are none.
     pub(crate) fn settle(&mut self) {
+        let end = self.delivered + 100_000;
         while let Some(message) = self.wire.pop_front() {
             self.deliver(message);
+            assert!(self.delivered < end, "messages without end");
         }
     }
 
