@@ -19,6 +19,8 @@ mod elections;
 mod replication;
 #[path = "raft_paper/safety.rs"]
 mod safety;
+#[path = "raft_paper/terms.rs"]
+mod terms;
 
 use std::collections::BTreeSet;
 

@@ -355,6 +355,64 @@ fn election_timeouts_are_spread_over_the_interval_and_differ_between_seeds() {
     assert!(waits.len() > 90, "{} different waits", waits.len());
 }
 
+/// Section 5.2: "A server remains in follower state as long as it receives valid RPCs from a leader or
+/// candidate." Only these make it wait anew: a leader of its term, and who gets its vote.
+#[test]
+fn a_follower_waits_anew_only_for_its_leader_and_for_whom_it_votes() {
+    let later = Time::default().after(config().election_timeout / 2);
+    let waits_anew = |from, term, body: Body| {
+        let mut raft = core(3, &[1, 2]);
+        step(&mut raft, received(B, 2, heartbeat(id(2, 2), 0, 1)));
+        let before = raft.deadline();
+        step_at(&mut raft, later, received(from, term, body));
+        raft.deadline() != before
+    };
+    assert!(waits_anew(B, 2, heartbeat(id(2, 2), 0, 2)));
+    assert!(waits_anew(B, 2, append(id(2, 2), id(2, 3), 0)));
+    assert!(
+        waits_anew(B, 2, heartbeat(id(2, 9), 0, 2)),
+        "an append that does not match is from the leader all the same"
+    );
+    assert!(waits_anew(C, 3, heartbeat(id(2, 2), 0, 1)));
+    assert!(waits_anew(C, 3, vote(2, 2)));
+    assert!(!waits_anew(C, 1, heartbeat(id(1, 1), 0, 1)), "stale");
+    assert!(!waits_anew(C, 3, vote(2, 1)), "a vote that was refused");
+    assert!(!waits_anew(C, 3, Body::PreVote { last: id(2, 2) }));
+    // As long as the leader speaks, nobody else stands for election.
+    let mut net = Net::empty(3);
+    net.elect(1);
+    for _ in 0..100 {
+        net.tick(1);
+        net.settle();
+        net.step(B, Event::Tick);
+        net.step(C, Event::Tick);
+    }
+    assert_eq!(net.at(1).status().term, Term(1));
+    assert_eq!(net.at(2).status().leader, Some(A));
+    assert_eq!(net.at(3).status().leader, Some(A));
+}
+
+/// Thesis, section 9.6: a candidate moves to a new term only when a majority "would be willing" to vote for
+/// it.
+#[test]
+fn a_server_campaigns_only_when_a_majority_has_promised_to_vote() {
+    let mut raft = core(5, &[1]);
+    let deadline = raft.deadline();
+    step_at(&mut raft, deadline, Event::Tick);
+    for (from, granted) in [(B, true), (B, true), (C, false), (NodeId(4), false)] {
+        let term = if granted { 2 } else { 1 };
+        let promise = Body::PreVoteReply { granted };
+        step(&mut raft, received(from, term, promise));
+        let status = raft.status();
+        let waits = (RoleName::PreCandidate, Term(1));
+        assert_eq!((status.role, status.term), waits, "two of five");
+    }
+    let granted = Body::PreVoteReply { granted: true };
+    step(&mut raft, received(NodeId(5), 2, granted));
+    let status = raft.status();
+    assert_eq!((status.role, status.term), (RoleName::Candidate, Term(2)));
+}
+
 /// Thesis, section 9.6: a server that was cut off "cannot increase its term" and so does not disturb.
 #[test]
 fn pre_vote_keeps_a_returning_server_from_unseating_the_leader() {
