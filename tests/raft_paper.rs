@@ -15,10 +15,16 @@ mod support;
 mod clients;
 #[path = "raft_paper/elections.rs"]
 mod elections;
+#[path = "raft_paper/pipeline.rs"]
+mod pipeline;
 #[path = "raft_paper/replication.rs"]
 mod replication;
+#[path = "raft_paper/restart.rs"]
+mod restart;
 #[path = "raft_paper/safety.rs"]
 mod safety;
+#[path = "raft_paper/strangers.rs"]
+mod strangers;
 #[path = "raft_paper/terms.rs"]
 mod terms;
 

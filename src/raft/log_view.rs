@@ -209,6 +209,13 @@ mod tests {
     }
 
     #[test]
+    fn a_log_that_ends_before_its_first_entry_is_empty() {
+        let view = LogView::new(LogIndex(5), LogId::ORIGIN, Vec::new());
+        assert_eq!((view.first(), view.last()), (LogIndex(5), id(0, 4)));
+        assert_eq!(view.durable(), LogIndex(4));
+    }
+
+    #[test]
     fn the_last_agreeing_entry_skips_whole_terms() {
         assert_eq!(view().last_agreeing(id(5, 9)), id(5, 6));
         assert_eq!(view().last_agreeing(id(4, 9)), id(2, 5));

@@ -100,4 +100,29 @@ fn the_reads_of_a_deposed_leader_fail() {
     net.settle();
     assert_eq!(net.at(1).ready, []);
     assert_eq!(net.at(1).reads_failed, 1);
+    // Those too that wait for the no-op.
+    let mut raft = leader();
+    step(&mut raft, Event::Read { read: ReadId(1) });
+    let deposed = step(&mut raft, received(B, 2, heartbeat(LogId::ORIGIN, 0, 1)));
+    let failed = Effect::ReadFailed { leader: None };
+    assert!(deposed.contains(&failed), "{deposed:?}");
+}
+
+/// A leader that is alone hears no answers: its own disk alone moves its reads.
+#[test]
+fn a_single_voter_answers_reads_as_soon_as_its_no_op_is_committed() {
+    let mut raft = core(1, &[]);
+    step(&mut raft, Event::Tick);
+    sync(&mut raft, 1);
+    assert_eq!(step(&mut raft, Event::Read { read: ReadId(1) }), []);
+    let ready = |read, index| Effect::ReadReady {
+        upto: ReadId(read),
+        index: LogIndex(index),
+    };
+    assert!(sync(&mut raft, 2).contains(&ready(1, 1)));
+    let answered = step(&mut raft, Event::Read { read: ReadId(2) });
+    assert_eq!(answered, [ready(2, 1)]);
+    step(&mut raft, Event::Propose { count: 1 });
+    let answered = step(&mut raft, Event::Read { read: ReadId(3) });
+    assert_eq!(answered, [ready(3, 1)], "what is not durable is not seen");
 }

@@ -30,6 +30,13 @@ fn a_follower_that_hears_nothing_asks_whether_it_would_be_elected() {
         Term(1),
         "PreVote does not move to a new term"
     );
+    // It no longer sends clients to the leader that it has given up.
+    let mut raft = core(3, &[1]);
+    step(&mut raft, received(B, 1, heartbeat(id(1, 1), 0, 1)));
+    let deadline = raft.deadline();
+    step_at(&mut raft, deadline, Event::Tick);
+    let refused = step(&mut raft, Event::Propose { count: 1 });
+    assert_eq!(refused, [Effect::Refused { leader: None }]);
 }
 
 /// Section 5.2: "It then votes for itself and issues RequestVote RPCs in parallel to each of the other
@@ -66,6 +73,13 @@ fn a_candidate_votes_for_itself_and_asks_all_others_once_its_vote_is_durable() {
         Effect::Status(status),
     ];
     assert_eq!(effects, expected);
+    // The wait for votes begins with the campaign, however late the promises came.
+    let mut raft = core(3, &[1]);
+    step_at(&mut raft, deadline, Event::Tick);
+    let late = Time(raft.deadline().0 - 1);
+    let granted = Body::PreVoteReply { granted: true };
+    step_at(&mut raft, late, received(C, 2, granted));
+    assert!(raft.deadline() >= late.after(config().election_timeout));
 }
 
 /// Section 5.2: "Each server will vote for at most one candidate in a given term, on a
@@ -120,6 +134,22 @@ fn a_vote_leaves_only_after_it_is_durable_and_is_remembered_over_a_restart() {
     assert_eq!(other, [now(C, 5, Body::VoteReply { granted: false })]);
     let same = step(&mut restarted, received(B, 5, vote(0, 0)));
     assert_eq!(same, [now(B, 5, Body::VoteReply { granted: true })]);
+    // Nor does the term's own write, done long before, stand for the vote's.
+    let mut raft = core(3, &[]);
+    step(
+        &mut raft,
+        received(C, 5, Body::VoteReply { granted: false }),
+    );
+    sync(&mut raft, 1);
+    let voted = step(&mut raft, received(B, 5, vote(0, 0)));
+    let persist = Persist {
+        seq: WriteSeq(2),
+        hard_state,
+        truncate_from: None,
+        entries: None,
+    };
+    let reply = after(2, B, 5, Body::VoteReply { granted: true });
+    assert_eq!(voted, [Effect::Persist(persist), reply]);
 }
 
 /// Section 5.4.1: "If the logs have last entries with different terms, then the log with the later term is
@@ -454,6 +484,33 @@ fn pre_vote_is_refused_by_who_hears_from_a_leader_and_changes_nothing() {
     let granted = step_at(&mut raft, late, asked);
     assert_eq!(granted, [now(C, 2, Body::PreVoteReply { granted: true })]);
     assert_eq!((raft.status(), raft.deadline()), (status, deadline));
+    // A leader hears from itself.
+    let asked = received(C, 2, Body::PreVote { last: id(9, 9) });
+    let refused = step(&mut leader(), asked);
+    assert_eq!(refused, [now(C, 1, Body::PreVoteReply { granted: false })]);
+    // A newer term has no leader yet: nobody is to be waited for.
+    let mut raft = core(3, &[1]);
+    step(&mut raft, received(B, 1, heartbeat(id(1, 1), 0, 1)));
+    step(
+        &mut raft,
+        received(B, 2, Body::VoteReply { granted: false }),
+    );
+    let asked = received(C, 3, Body::PreVote { last: id(1, 1) });
+    let granted = step(&mut raft, asked);
+    assert_eq!(granted, [now(C, 3, Body::PreVoteReply { granted: true })]);
+}
+
+/// Who has voted helps whom it voted for: promises that come in late do not make it campaign.
+#[test]
+fn a_server_that_has_just_voted_does_not_campaign() {
+    let mut raft = core(3, &[1]);
+    let deadline = raft.deadline();
+    step_at(&mut raft, deadline, Event::Tick);
+    step(&mut raft, received(B, 1, vote(1, 1)));
+    assert_eq!(raft.status().role, RoleName::Follower);
+    assert!(raft.deadline() >= deadline.after(config().election_timeout));
+    let late = Body::PreVoteReply { granted: true };
+    assert_eq!(step(&mut raft, received(C, 2, late)), []);
 }
 
 /// A cluster of one: its own vote and its own disk are the quorum.

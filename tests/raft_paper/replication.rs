@@ -163,25 +163,27 @@ fn a_lost_append_costs_one_probe_and_not_a_stall() {
 /// refuses the new entries."
 #[test]
 fn a_follower_refuses_entries_that_do_not_follow_its_log() {
-    for (prev, hint) in [
-        (id(2, 3), id(1, 2)),
-        (id(2, 2), id(1, 2)),
-        (id(3, 9), id(1, 2)),
-    ] {
-        let mut raft = core(3, &[1, 1]);
-        let last = LogId::new(Term(3), prev.index.next());
-        let effects = step(&mut raft, received(B, 3, append(prev, last, 0)));
+    // The hint skips every entry of a term later than that of `prev`: the leader has none of these there.
+    let cases: [(&[u64], LogId, LogId); 6] = [
+        (&[1, 1], id(2, 3), id(1, 2)),
+        (&[1, 1], id(2, 2), id(1, 2)),
+        (&[1, 1], id(3, 9), id(1, 2)),
+        (&[1, 1, 3, 3, 3], id(2, 5), id(1, 2)),
+        (&[1, 1, 3, 3, 3], id(2, 9), id(1, 2)),
+        (&[3, 3, 3], id(2, 2), LogId::ORIGIN),
+    ];
+    for (own, prev, hint) in cases {
+        let mut raft = core(3, own);
+        let before = raft.pointers();
+        let last = LogId::new(Term(4), prev.index.next());
+        let effects = step(&mut raft, received(B, 4, append(prev, last, 0)));
         let outcome = AppendOutcome::Rejected {
             prev: prev.index,
             hint,
         };
-        let reply = after(1, B, 3, Body::AppendReply { outcome, round: 1 });
-        assert_eq!(sends(&effects), [reply], "{prev}");
-        assert_eq!(
-            raft.pointers().last,
-            id(1, 2),
-            "{prev}: nothing was appended"
-        );
+        let reply = after(1, B, 4, Body::AppendReply { outcome, round: 1 });
+        assert_eq!(sends(&effects), [reply], "{own:?}: {prev}");
+        assert_eq!(raft.pointers(), before, "{prev}: nothing was appended");
     }
 }
 
@@ -247,9 +249,12 @@ fn a_stale_append_does_not_truncate() {
 fn a_follower_never_truncates_what_is_committed() {
     let mut raft = core(3, &[1, 1, 1]);
     step(&mut raft, received(B, 1, heartbeat(id(1, 3), 3, 1)));
-    let effects = step(&mut raft, received(C, 2, append(id(1, 1), id(2, 2), 0)));
-    assert_eq!(raft.pointers().last, id(1, 3));
-    assert!(sends(&effects).is_empty(), "{effects:?}");
+    for index in [2, 3] {
+        let body = append(id(1, index - 1), id(2, index), 0);
+        let effects = step(&mut raft, received(C, 2, body));
+        assert_eq!(raft.pointers().last, id(1, 3));
+        assert!(sends(&effects).is_empty(), "{effects:?}");
+    }
 }
 
 /// Section 5.3, figure 2: "set commitIndex = min(leaderCommit, index of last new entry)".
@@ -260,6 +265,12 @@ fn a_follower_commits_only_up_to_what_an_append_has_verified() {
     assert_eq!(commits(&effects), [id(1, 2)]);
     let effects = step(&mut raft, received(B, 2, heartbeat(id(1, 3), 9, 1)));
     assert_eq!(commits(&effects), [id(1, 3)]);
+    // A late message does not take it back.
+    let effects = step(&mut raft, received(B, 2, append(id(1, 1), id(1, 2), 4)));
+    assert_eq!(commits(&effects), []);
+    let effects = step(&mut raft, received(B, 2, heartbeat(id(1, 4), 1, 1)));
+    assert_eq!(commits(&effects), []);
+    assert_eq!(raft.pointers().committed, LogIndex(3));
 }
 
 /// Figure 2: entries are on stable storage before the answer.

@@ -204,7 +204,10 @@ impl Net {
                 } => {
                     member.held.push((seq, to, message));
                 }
-                Effect::Commit { upto } => member.committed = upto.index,
+                Effect::Commit { upto } => {
+                    assert!(upto.index > member.committed, "a commit that goes back");
+                    member.committed = upto.index;
+                }
                 Effect::Refused { leader } => member.refused = Some(leader),
                 Effect::ReadReady { upto, index } => member.ready.push((upto, index)),
                 Effect::ReadFailed { .. } => member.reads_failed += 1,
