@@ -68,9 +68,12 @@ impl Progress {
         }
     }
 
-    /// The logs differ beyond `agreeing`: ask there.
+    /// The logs differ beyond `agreeing`: ask there. Who refuses even what it acknowledged has lost it, or
+    /// lies: there is no other place to ask, and only heartbeats ask there again.
     pub(super) fn rejected(&mut self, agreeing: LogIndex) {
+        let refused = self.next;
         self.next = agreeing.max(self.matched).next();
-        self.flow = Flow::Probe { sent: false };
+        let sent = self.next == refused;
+        self.flow = Flow::Probe { sent };
     }
 }

@@ -154,3 +154,24 @@ fn a_late_refusal_does_not_send_the_leader_back() {
     let sent = step(&mut raft, received(B, 1, matched(8, 0)));
     assert_eq!(to_b(&sent), [(8, 9)]);
 }
+
+/// A follower that lost what it acknowledged, or lies, is asked again with the next heartbeat, not at once
+/// and for ever.
+#[test]
+fn a_follower_that_lost_what_it_acknowledged_is_not_asked_without_end() {
+    let mut raft = leader();
+    step(&mut raft, received(B, 1, matched(1, 0)));
+    step(&mut raft, Event::Propose { count: 4 });
+    step(&mut raft, received(B, 1, matched(5, 0)));
+    step(&mut raft, Event::Propose { count: 1 });
+    // It began again with an empty disk.
+    let mut asked = 0;
+    for prev in [6, 5, 5, 5, 5] {
+        let effects = step(&mut raft, received(B, 1, rejected(prev, LogId::ORIGIN)));
+        asked += to_b(&effects).len();
+    }
+    assert!(asked <= 1, "asked {asked} times");
+    let deadline = raft.deadline();
+    let beat = step_at(&mut raft, deadline, Event::Tick);
+    assert_eq!(to_b(&beat), [(5, 5)], "as long as it refuses");
+}
