@@ -117,15 +117,8 @@ impl Raft {
             self.log.truncate(missing);
             self.truncate_from = Some(missing);
         }
-        let start = runs
-            .partition_point(|run| run.first <= missing)
-            .saturating_sub(1);
-        let mut new_runs = runs[start..].to_vec();
-        if let Some(first) = new_runs.first_mut() {
-            first.first = missing;
-        }
         let prev = self.log.last();
-        self.log.append(&new_runs, range.last, self.next_seq());
+        self.log.append(runs, range.last, self.next_seq());
         let range = EntryRange {
             prev,
             last: range.last,
@@ -154,7 +147,7 @@ impl Raft {
 /// Whether an append's range and runs fit each other. They came over a network.
 pub(super) fn is_sound(term: Term, range: EntryRange, runs: &[TermRun]) -> bool {
     let (LogId { index: before, .. }, last) = (range.prev, range.last);
-    if last.index > super::MAX_INDEX || last.index < before || last.term > term {
+    if last.index > super::MAX_INDEX || last.term > term {
         return false;
     }
     let (Some(head), Some(tail)) = (runs.first(), runs.last()) else {

@@ -145,13 +145,12 @@ impl LogView {
         }
     }
 
-    /// Adds entries behind the last, to be durable with write `seq`.
+    /// Adds entries behind the last, to be durable with write `seq`. Terms only go up, so of `runs` those
+    /// are new that are later than the last; the others are of entries that the log has.
     pub(super) fn append(&mut self, runs: &[TermRun], last: LogId, seq: WriteSeq) {
-        for run in runs {
-            if self.runs.last().is_none_or(|own| own.term != run.term) {
-                self.runs.push(*run);
-            }
-        }
+        let known = self.runs.last().map(|own| own.term);
+        let new = runs.iter().filter(|run| Some(run.term) > known);
+        self.runs.extend(new);
         self.last = last;
         self.staged.push_back((seq, last.index));
     }
