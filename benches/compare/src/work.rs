@@ -1,0 +1,82 @@
+//! What is to be appended, and by whom.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+/// How long one measures before it is the next one's turn.
+pub(crate) const TURN: Duration = Duration::from_millis(500);
+
+/// Random bytes, so that nobody gains by compressing them. Entries are slices of it.
+pub(crate) struct Payload(Vec<u8>);
+
+impl Payload {
+    pub(crate) fn new() -> Self {
+        let mut random = Random(1);
+        let words = std::iter::repeat_with(|| random.next().to_le_bytes());
+        Self(words.take((1 << 20) / 8).flatten().collect())
+    }
+
+    /// `count` entries of `len` bytes, which begin at different places.
+    pub(crate) fn entries(&self, count: usize, len: usize) -> Vec<&[u8]> {
+        let start = |nth| nth * 64 % (self.0.len() - len);
+        (0..count)
+            .map(|nth| &self.0[start(nth)..start(nth) + len])
+            .collect()
+    }
+}
+
+/// xorshift, which is good enough to choose what is read.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+}
+
+/// Threads that append, entries an append, and their length.
+#[derive(Clone, Copy)]
+pub(crate) struct Work {
+    pub(crate) threads: usize,
+    pub(crate) batch: usize,
+    pub(crate) entry_bytes: usize,
+}
+
+impl FromStr for Work {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        const EXPECTED: &str =
+            "expected tN-BYTES or bN-BYTES, as t16-128; N to 1000, BYTES from 1 to 65536";
+        let (who, entry_bytes) = text.split_once('-').ok_or(EXPECTED)?;
+        let entry_bytes = entry_bytes.parse().map_err(|_| EXPECTED)?;
+        let (kind, count) = who.split_at_checked(1).ok_or(EXPECTED)?;
+        let count = count.parse().map_err(|_| EXPECTED)?;
+        if !(1..=65536).contains(&entry_bytes) || !(1..=1000).contains(&count) {
+            return Err(EXPECTED);
+        }
+        let (threads, batch) = match kind {
+            "t" => (count, 1),
+            "b" => (1, count),
+            _ => return Err(EXPECTED),
+        };
+        Ok(Self {
+            threads,
+            batch,
+            entry_bytes,
+        })
+    }
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.batch {
+            1 => write!(to, "t{} {} B", self.threads, self.entry_bytes),
+            batch => write!(to, "b{batch} {} B", self.entry_bytes),
+        }
+    }
+}
