@@ -14,9 +14,12 @@ mod engine;
 mod open;
 #[path = "../../../src/bin/catamaran/bench/raw.rs"]
 mod raw;
+mod replicate;
 mod table;
+mod turns;
 mod work;
 
+use turns::TURN;
 use work::Work;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -28,6 +31,8 @@ enum What {
     Append,
     /// Opening a closed log of a million entries of 128 bytes, and reading it at random
     Open,
+    /// Commits on three durable nodes in one process
+    Replicate,
 }
 
 /// Measures logs on the same work, in turns
@@ -44,13 +49,9 @@ pub(crate) struct Options {
     /// Those alone whose names begin so
     #[arg(long, value_name = "NAME,..", value_delimiter = ',')]
     only: Vec<String>,
-    /// tN-BYTES: N threads that each wait for an entry of their own; bN-BYTES: one thread, N entries a sync
-    #[arg(
-        long,
-        value_name = "WORK,..",
-        value_delimiter = ',',
-        default_value = "t1-128,t1-1024,b100-128,b100-1024,t16-128,t16-1024,t64-128"
-    )]
+    /// tN-BYTES: N threads or clients that each wait for an entry of their own; bN-BYTES: one thread, N
+    /// entries a sync
+    #[arg(long, value_name = "WORK,..", value_delimiter = ',')]
     work: Vec<Work>,
 }
 
@@ -58,11 +59,20 @@ impl Options {
     /// Whether one of this name is to be measured.
     fn wants(&self, name: &str) -> bool {
         let name = name.to_lowercase();
-        self.only.is_empty()
-            || self
-                .only
-                .iter()
-                .any(|only| name.starts_with(&only.to_lowercase()))
+        let begins = |only: &String| name.starts_with(&only.to_lowercase());
+        self.only.is_empty() || self.only.iter().any(begins)
+    }
+
+    /// The work that was asked for, or else the usual.
+    fn work(&self, usual: &[&str]) -> Result<Vec<Work>> {
+        if !self.work.is_empty() {
+            return Ok(self.work.clone());
+        }
+        usual.iter().map(|work| Ok(work.parse()?)).collect()
+    }
+
+    fn rounds(&self) -> usize {
+        self.seconds as usize * 1000 / TURN.as_millis() as usize
     }
 }
 
@@ -71,6 +81,7 @@ fn main() -> ExitCode {
     let done = match options.what {
         What::Append => append::run(&options),
         What::Open => open::run(&options),
+        What::Replicate => replicate::run(&options),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use crate::device::Device;
 use crate::engine::{ENGINES, Engine, Open, Setup};
 use crate::table::{Rounds, Table, hundredths, short};
-use crate::work::{Payload, Random, TURN};
+use crate::turns::TURN;
+use crate::work::{Payload, Random};
 use crate::{Options, Result};
 
 const ENTRIES: u64 = 1_000_000;
@@ -38,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         filled.map_err(|error| format!("{name}: {error}"))?;
     }
     let mut results: Vec<Vec<Round>> = engines.iter().map(|_| Vec::new()).collect();
-    let rounds = options.seconds as usize * 1000 / TURN.as_millis() as usize;
+    let rounds = options.rounds();
     for round in 0..rounds {
         for nth in 0..engines.len() {
             let nth = (round + nth) % engines.len();

@@ -2,10 +2,6 @@
 
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
-
-/// How long one measures before it is the next one's turn.
-pub(crate) const TURN: Duration = Duration::from_millis(500);
 
 /// Random bytes, so that nobody gains by compressing them. Entries are slices of it.
 pub(crate) struct Payload(Vec<u8>);
@@ -38,7 +34,7 @@ impl Random {
     }
 }
 
-/// Threads that append, entries an append, and their length.
+/// Threads or clients that append, entries an append, and their length.
 #[derive(Clone, Copy)]
 pub(crate) struct Work {
     pub(crate) threads: usize,

@@ -8,7 +8,7 @@ mod catamaran;
 mod fjall;
 mod lmdb;
 mod okaywal;
-mod raft_engine;
+pub(crate) mod raft_engine;
 mod raft_log;
 mod redb;
 

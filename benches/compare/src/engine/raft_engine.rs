@@ -2,6 +2,7 @@
 //! each for a group of its own, as the entries of one group must come in order.
 
 use std::cell::RefCell;
+use std::path::Path;
 
 use parking_lot::Mutex;
 use raft::eraftpb::Entry;
@@ -17,8 +18,9 @@ thread_local! {
     static BATCH: RefCell<LogBatch> = RefCell::new(LogBatch::default());
 }
 
+/// Entries as raft-rs has them.
 #[derive(Clone)]
-struct Entries;
+pub(crate) struct Entries;
 
 impl MessageExt for Entries {
     type Entry = Entry;
@@ -34,17 +36,22 @@ struct Groups {
     last: Vec<Mutex<u64>>,
 }
 
-pub(super) fn open(setup: &Setup<'_>) -> Result<Box<dyn Engine>> {
-    let engine = RaftEngine::open(Config {
-        dir: setup.dir.to_string_lossy().into_owned(),
+/// What it does best with here, within about `keep_bytes` of entries.
+pub(crate) fn config(dir: &Path, keep_bytes: u64) -> Config {
+    Config {
+        dir: dir.to_string_lossy().into_owned(),
         target_file_size: ReadableSize(FILE_BYTES),
-        purge_threshold: ReadableSize(setup.keep_bytes.max(FILE_BYTES)),
+        purge_threshold: ReadableSize(keep_bytes.max(FILE_BYTES)),
         // The entries are random bytes: to compress them would only cost time.
         batch_compression_threshold: ReadableSize(0),
         // Files written beforehand, to be overwritten.
         prefill_for_recycle: true,
         ..Config::default()
-    })?;
+    }
+}
+
+pub(super) fn open(setup: &Setup<'_>) -> Result<Box<dyn Engine>> {
+    let engine = RaftEngine::open(config(setup.dir, setup.keep_bytes))?;
     let last = |thread| Mutex::new(engine.last_index(group(thread)).unwrap_or(0));
     let last = (0..setup.threads).map(last).collect();
     Ok(Box::new(Groups { engine, last }))
