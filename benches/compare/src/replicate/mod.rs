@@ -10,7 +10,7 @@ use crate::work::{Payload, Work};
 use crate::{Options, Result};
 
 mod catamaran;
-// mod openraft;
+mod openraft;
 mod raft_rs;
 
 const NODES: std::ops::RangeInclusive<u64> = 1..=3;
@@ -29,7 +29,7 @@ type Start = for<'a> fn(&Path, Clients<'a>) -> Result<Box<dyn Worker + 'a>>;
 /// All clusters, ours last.
 const CLUSTERS: &[(&str, Start)] = &[
     ("raft-rs 0.7 + raft-engine 0.4", raft_rs::start),
-    // ("openraft 0.10-alpha + raft-log 0.4", openraft::start),
+    ("openraft 0.10-alpha + raft-log 0.4", openraft::start),
     ("catamaran", catamaran::start),
 ];
 
