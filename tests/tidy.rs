@@ -137,7 +137,8 @@ fn sources(below: &str) -> Vec<Source> {
     fn walk(dir: &Path, found: &mut Vec<Source>) {
         for entry in fs::read_dir(dir).unwrap() {
             let path = entry.unwrap().path();
-            if path.is_dir() {
+            // What is built is not ours to keep tidy.
+            if path.is_dir() && !path.ends_with("target") {
                 walk(&path, found);
             } else if path.extension().is_some_and(|extension| extension == "rs") {
                 let text = fs::read_to_string(&path).unwrap();

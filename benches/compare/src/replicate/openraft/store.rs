@@ -26,13 +26,15 @@ use tokio::sync::oneshot;
 
 use super::{Data, Types};
 
+/// Term, leader and index.
+type StoredId = ((u64, u64), u64);
+
 /// What raft-log stores.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 struct Stored;
 
 impl raft_log::Types for Stored {
-    /// Term, leader and index.
-    type LogId = ((u64, u64), u64);
+    type LogId = StoredId;
     type LogPayload = Payload;
     /// Term, candidate and whether a quorum granted it.
     type Vote = ((u64, u64), bool);
@@ -109,14 +111,14 @@ pub(super) struct Store {
     log: Arc<RwLock<RaftLog<Stored>>>,
 }
 
-fn log_id(&((term, node_id), index): &((u64, u64), u64)) -> LogIdOf<Types> {
+fn log_id(&((term, node_id), index): &StoredId) -> LogIdOf<Types> {
     LogId {
         leader_id: LeaderId { term, node_id },
         index,
     }
 }
 
-fn stored_id(id: &LogIdOf<Types>) -> ((u64, u64), u64) {
+fn stored_id(id: &LogIdOf<Types>) -> StoredId {
     ((id.leader_id.term, id.leader_id.node_id), id.index)
 }
 
@@ -148,7 +150,7 @@ impl RaftLogReader<Types> for Store {
             Bound::Excluded(end) => *end,
             Bound::Unbounded => u64::MAX,
         };
-        let entry = |read: io::Result<(((u64, u64), u64), Payload)>| {
+        let entry = |read: io::Result<(StoredId, Payload)>| {
             let (id, Payload(payload)) = read?;
             Ok(openraft::Entry {
                 log_id: log_id(&id),
