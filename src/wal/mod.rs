@@ -60,7 +60,7 @@ pub use recover::{Recovery, Torn};
 pub use stock::Preparer;
 
 use self::core::{Chunk, Core, Draft};
-use group::{Group, Role};
+use group::{Group, Outcome, Role};
 use stock::Stock;
 
 /// The name of the lock file in a log's directory.
@@ -275,20 +275,17 @@ impl Handle {
     }
 
     fn sync(&self, seq: WriteSeq) -> Result<Durable, WalError> {
-        match self.group.enter(seq)? {
-            Role::Done(durable) => Ok(Durable::mint(durable)),
-            Role::Lead => {
-                let lead = Lead {
-                    handle: self,
-                    error: Some(WalError::Failed(Fault::new(
-                        "lead a sync of",
-                        &self.stock.plan().dir,
-                        std::io::Error::other("the thread that did it panicked"),
-                    ))),
-                };
-                lead.run(seq)
-            }
+        let durable = match self.group.enter(seq)? {
+            Role::Done(durable) => durable,
+            Role::Lead => Lead::new(self).run().of(seq)?,
+        };
+        if durable < seq {
+            return Err(WalError::OutOfOrder {
+                what: "sync of a write of another log",
+                index: self.core.lock().index.last,
+            });
         }
+        Ok(Durable::mint(durable))
     }
 
     /// Syncs all that was written, and refuses more. Adds the fence that tells a torn tail from damage,
@@ -339,42 +336,56 @@ impl Drop for Handle {
     }
 }
 
-/// Whoever leads a sync. Dropping it wakes the others, with the error if there is one.
+/// Whoever leads a sync. Dropping it tells the others how that ended.
 struct Lead<'a> {
     handle: &'a Handle,
-    error: Option<WalError>,
+    outcome: Outcome,
 }
 
-impl Lead<'_> {
-    fn run(mut self, seq: WriteSeq) -> Result<Durable, WalError> {
-        let result = self.commit(seq);
-        self.error = result.as_ref().err().cloned();
-        result
+impl<'a> Lead<'a> {
+    fn new(handle: &'a Handle) -> Self {
+        let panicked = WalError::Failed(Fault::new(
+            "lead a sync of",
+            &handle.stock.plan().dir,
+            std::io::Error::other("the thread that did it panicked"),
+        ));
+        Self {
+            handle,
+            outcome: Outcome {
+                durable: WriteSeq::ZERO,
+                error: Some(panicked),
+            },
+        }
     }
 
-    /// Writes chunk after chunk until `seq` is durable.
-    fn commit(&self, seq: WriteSeq) -> Result<Durable, WalError> {
+    fn run(mut self) -> Outcome {
+        self.outcome.error = self.commit().err();
+        self.outcome.clone()
+    }
+
+    /// Writes chunk after chunk until all is durable that was written when it began.
+    fn commit(&mut self) -> Result<(), WalError> {
         let handle = self.handle;
         let mut core = handle.core.lock();
-        if core.durable < seq && core.failed.is_some() {
-            core.usable()?;
-        }
-        if seq > core.written {
-            return Err(WalError::OutOfOrder {
-                what: "sync of a write of another log",
-                index: core.index.last,
-            });
-        }
-        while core.durable < seq {
+        let goal = core.written;
+        handle.group.begin(goal);
+        loop {
+            self.outcome.durable = core.durable;
+            if core.durable >= goal {
+                return Ok(());
+            }
+            if core.failed.is_some() {
+                core.usable()?;
+            }
             let Some(segment) = core.next_segment().filter(|_| !core.released) else {
                 return Err(WalError::Closed);
             };
-            drop(core);
             if segment.file.get().is_none() {
+                drop(core);
                 let file = handle.stock.obtain(segment.sequence)?;
                 let _ = segment.file.set(file);
+                core = handle.core.lock();
             }
-            core = handle.core.lock();
             let Some(chunk) = core.take() else {
                 return Err(WalError::Closed);
             };
@@ -398,21 +409,18 @@ impl Lead<'_> {
                 }
             }
         }
-        Ok(Durable::mint(core.durable))
     }
 }
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        let mut core = self.handle.core.lock();
-        if let Some(WalError::Failed(fault)) = &self.error
-            && core.failed.is_none()
-        {
-            core.failed = Some(fault.clone());
+        if let Some(WalError::Failed(fault)) = &self.outcome.error {
+            let mut core = self.handle.core.lock();
+            if core.failed.is_none() {
+                core.failed = Some(fault.clone());
+            }
         }
-        let durable = core.durable;
-        drop(core);
-        self.handle.group.finish(durable, self.error.as_ref());
+        self.handle.group.finish(self.outcome.clone());
     }
 }
 
