@@ -329,15 +329,19 @@ impl Bytes {
     /// A part of these bytes. Panics when `start + len` is past their end.
     #[must_use]
     pub fn slice(&self, start: usize, len: usize) -> Self {
+        self.clone().into_slice(start, len)
+    }
+
+    /// As [`Bytes::slice`], in the place of these bytes.
+    #[must_use]
+    pub fn into_slice(mut self, start: usize, len: usize) -> Self {
         assert!(
             start <= self.len && len <= self.len - start,
             "slice past the end"
         );
-        Self {
-            backing: Arc::clone(&self.backing),
-            start: self.start + start,
-            len,
-        }
+        self.start += start;
+        self.len = len;
+        self
     }
 }
 

@@ -122,12 +122,23 @@ impl StdFile {
         }
     }
 
-    fn map(&self) -> io::Result<&Arc<FrozenMap>> {
-        if let Some(map) = self.map.get() {
-            return Ok(map);
+    /// The map, with what is frozen, which must be at least the bytes below `end`.
+    fn map_up_to(&self, end: u64) -> io::Result<&Arc<FrozenMap>> {
+        let frozen = *self.frozen.read();
+        if end > frozen {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "a view past the frozen end",
+            ));
         }
-        let map = Arc::new(FrozenMap::new(&self.file)?);
-        let map = self.map.get_or_init(|| map);
+        let map = match self.map.get() {
+            Some(map) => map,
+            None => {
+                let map = Arc::new(FrozenMap::new(&self.file)?);
+                self.map.get_or_init(|| map)
+            }
+        };
+        map.freeze(frozen);
         Ok(map)
     }
 }
@@ -172,18 +183,11 @@ impl DiskFile for StdFile {
     }
 
     fn view(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let frozen = *self.frozen.read();
-        if offset
-            .checked_add(len as u64)
-            .is_none_or(|end| end > frozen)
-        {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidInput,
-                "a view past the frozen end",
-            ));
-        }
-        let map = self.map()?;
-        map.freeze(frozen);
+        let end = offset.checked_add(len as u64).unwrap_or(u64::MAX);
+        let map = match self.map.get() {
+            Some(map) if end <= map.frozen() => map,
+            _ => self.map_up_to(end)?,
+        };
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         Ok(Bytes::new(Arc::clone(map) as Arc<_>, offset, len))
     }

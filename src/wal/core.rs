@@ -10,18 +10,18 @@
 //! ```
 
 use std::collections::VecDeque;
-use std::ops::Range;
 use std::sync::Arc;
 
 use super::error::{ReadError, WalError};
+use super::footer;
 use super::format::{
     self, BATCH_BYTES, BatchInfo, Ending, HEAD_BYTES, HEADER_BYTES, Head, Kind, Position, StartInfo,
 };
-use super::index::{Index, Segment};
+use super::index::{Index, Offsets, Segment, Stretch};
 use super::stock::{Plan, Stock};
 use super::{Record, Stored};
 use crate::error::Fault;
-use crate::types::{Bytes, LogIndex, WriteSeq};
+use crate::types::{LogIndex, WriteSeq};
 
 /// Buffers above this are not kept for the next chunk.
 const KEEP_BYTES: usize = 4 << 20;
@@ -50,8 +50,8 @@ pub(super) struct Chunk {
 /// A footer to be written.
 pub(super) struct Tail {
     pub(super) bytes: Vec<u8>,
-    /// Where in it the table of offsets is.
-    pub(super) table: Range<usize>,
+    /// Where in the file its table of offsets will begin.
+    table_at: u64,
 }
 
 impl Chunk {
@@ -81,7 +81,7 @@ pub(super) struct Draft<'a, R> {
 /// Where an entry was found.
 pub(super) enum Found {
     Memory(Stored),
-    File(Arc<Segment>, u64),
+    File(Stretch),
 }
 
 /// Where recovery left the log.
@@ -278,7 +278,7 @@ impl Core {
     /// Whether the active segment takes so many more bytes, entries and runs, and its footer.
     fn has_room(&self, bytes: usize, entries: usize, runs: usize) -> bool {
         let (count, run_count) = self.index.footer_counts();
-        let footer = format::footer_bytes(count + entries, run_count + runs);
+        let footer = footer::footer_bytes(count + entries, run_count + runs);
         self.end + (bytes + footer) as u64 <= self.active.size
     }
 
@@ -361,10 +361,9 @@ impl Core {
     fn seal(&mut self, plan: &Plan) {
         let (footer, offsets) = self.index.footer(self.end, self.state.clone());
         let (id, size) = (self.active.id, self.active.size);
-        let table = format::table_of(&footer);
         let tail = Tail {
             bytes: footer.encode(offsets, id, size),
-            table,
+            table_at: footer.table_at(size),
         };
         debug_assert!(
             self.end + tail.bytes.len() as u64 <= size,
@@ -459,7 +458,7 @@ impl Core {
     }
 
     /// A chunk is durable. Returns the segments that hold nothing any more.
-    pub(super) fn publish(&mut self, chunk: Arc<Chunk>, table: Option<Bytes>) -> Vec<Arc<Segment>> {
+    pub(super) fn publish(&mut self, chunk: Arc<Chunk>) -> Vec<Arc<Segment>> {
         self.in_flight = None;
         self.syncs += 1;
         let before = self.fence;
@@ -476,8 +475,9 @@ impl Core {
         self.fence_last = chunk.last;
         self.durable = chunk.covers;
         chunk.segment.publish(chunk.end());
-        if let Some(table) = table {
-            self.index.table_on_disk(chunk.segment.sequence, table);
+        if let Some(tail) = &chunk.footer {
+            self.index
+                .table_on_disk(chunk.segment.sequence, tail.table_at);
         }
         let dead = self.index.spans.drain(..chunk.dead);
         let dead = dead.map(|span| span.segment).collect();
@@ -491,11 +491,19 @@ impl Core {
         dead
     }
 
-    /// Where an entry stands; a copy of it if its bytes are not in the file yet.
-    pub(super) fn find(&self, index: LogIndex) -> Result<Found, ReadError> {
-        let (segment, offset) = self.index.locate(index)?;
-        if offset < segment.published() {
-            return Ok(Found::File(segment, offset));
+    /// Where an entry stands, and those behind it that are in the same file, at most `most` in all; a copy
+    /// of it if its bytes are not in the file yet.
+    pub(super) fn find(&self, index: LogIndex, most: usize) -> Result<Found, ReadError> {
+        let mut stretch = self.index.locate(index, most)?;
+        let segment = &stretch.segment;
+        let Offsets::Copied(offsets) = &mut stretch.offsets else {
+            return Ok(Found::File(stretch));
+        };
+        let offset = offsets.first().map_or(0, |&offset| u64::from(offset));
+        let published = segment.published();
+        if offset < published {
+            offsets.truncate(offsets.partition_point(|&offset| u64::from(offset) < published));
+            return Ok(Found::File(stretch));
         }
         let staged = self.in_flight.iter().map(|chunk| &**chunk);
         staged

@@ -1,4 +1,5 @@
-//! The bytes of a segment file, in one place. `docs/FORMAT.md` says the same with the reasons.
+//! The bytes of a segment file, but for the footer's, which are in `footer.rs`. `docs/FORMAT.md` says the
+//! same with the reasons.
 //!
 //! ```text
 //! 0            4096                     frames end            size-80       size
@@ -40,16 +41,12 @@ pub(super) const HEAD_BYTES: usize = 32;
 pub(super) const MAX_STATE_BYTES: usize = 1024;
 /// How long a Batch frame is, head and payload.
 pub(super) const BATCH_BYTES: usize = HEAD_BYTES + 16;
-/// How long the fixed end of the footer is.
-pub(super) const TAIL_BYTES: usize = 80;
 
 /// How much of a payload is copied at once.
 const COPY_BYTES: usize = 16 << 10;
 
 const MAGIC: [u8; 8] = *b"CATAMWAL";
 const HEADER_CRC_AT: usize = 80;
-const FOOTER_MAGIC: u32 = 0x544f_4f46;
-const NO_STATE: u32 = u32::MAX;
 
 /// What a segment's header says.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -196,7 +193,7 @@ impl ReadHead {
 }
 
 /// The first value of a head's crc. Within a segment no two offsets share one.
-fn seed(id: u64, offset: u64) -> u32 {
+pub(super) fn seed(id: u64, offset: u64) -> u32 {
     let mixed = (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
     mixed ^ (offset / 8) as u32
 }
@@ -350,6 +347,9 @@ impl Ending {
     }
 }
 
+/// How long a Start frame is, head and payload.
+pub(super) const START_BYTES: usize = HEAD_BYTES + 40;
+
 /// What a Start frame says. Its head carries the last index so far and its mark.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct StartInfo {
@@ -388,175 +388,6 @@ impl StartInfo {
         reader.finish("start")?;
         Ok(start)
     }
-}
-
-/// A stretch of entries with one mark, from `first` up to where the next run begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Run {
-    pub(super) mark: u64,
-    pub(super) first: LogIndex,
-}
-
-/// What the footer of a sealed segment says; the table of offsets is read in place.
-///
-/// ```text
-/// body: state, padded to 8 | runs: u64 mark, u64 first | offsets: u32 each | zeros up to 8
-/// tail: 0 u32 crc over bytes 4..80, seeded as a head   40 u64 last index
-///       4 u32 magic "FOOT"                             48 u64 last mark
-///       8 u32 body crc      12 u32 body length         56 u64 floor
-///      16 u32 frames end    20 u32 offsets             64 u64 floor mark
-///      24 u32 runs          28 u32 state length        72 u64 zero
-///      32 u64 lo
-/// ```
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Footer {
-    /// Where the frames end.
-    pub(super) end: u64,
-    /// The lowest index written or truncated in the segment: from here on it supersedes earlier ones.
-    pub(super) lo: LogIndex,
-    /// The last index after the segment.
-    pub(super) last: LogIndex,
-    pub(super) last_mark: u64,
-    pub(super) floor: LogIndex,
-    pub(super) floor_mark: u64,
-    pub(super) state: Option<Vec<u8>>,
-    pub(super) runs: Vec<Run>,
-    /// How many offsets there are: those of `lo..=last`.
-    pub(super) count: usize,
-}
-
-/// How long a footer may get with so many entries and runs, whatever the state.
-pub(super) const fn footer_bytes(count: usize, runs: usize) -> usize {
-    MAX_STATE_BYTES + runs * 16 + (count * 4).next_multiple_of(8) + TAIL_BYTES
-}
-
-/// A footer as found, and where in the file its table of offsets stands.
-pub(super) struct FoundFooter {
-    pub(super) footer: Footer,
-    pub(super) table_at: u64,
-}
-
-impl Footer {
-    /// Encodes the footer; it stands at the very end of a segment of `size` bytes.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a segment is at most 1 GiB, and all of this lies in it"
-    )]
-    pub(super) fn encode(&self, offsets: &[u32], id: u64, size: u64) -> Vec<u8> {
-        debug_assert_eq!(self.count, offsets.len());
-        let mut out = Vec::with_capacity(footer_bytes(offsets.len(), self.runs.len()));
-        if let Some(state) = &self.state {
-            out.extend_from_slice(state);
-            out.resize(state.len().next_multiple_of(8), 0);
-        }
-        for run in &self.runs {
-            out.put_u64(run.mark);
-            out.put_u64(run.first.0);
-        }
-        for &offset in offsets {
-            out.put_u32(offset);
-        }
-        out.resize(out.len().next_multiple_of(8), 0);
-        let body = out.len();
-        let body_crc = crc32fast::hash(&out);
-        out.put_u32(0);
-        out.put_u32(FOOTER_MAGIC);
-        out.put_u32(body_crc);
-        out.put_u32(body as u32);
-        out.put_u32(self.end as u32);
-        out.put_u32(offsets.len() as u32);
-        out.put_u32(self.runs.len() as u32);
-        out.put_u32(self.state.as_ref().map_or(NO_STATE, |s| s.len() as u32));
-        out.put_u64(self.lo.0);
-        out.put_u64(self.last.0);
-        out.put_u64(self.last_mark);
-        out.put_u64(self.floor.0);
-        out.put_u64(self.floor_mark);
-        out.put_u64(0);
-        let crc = tail_crc(id, size, &out[body..]);
-        out[body..body + 4].copy_from_slice(&crc.to_le_bytes());
-        out
-    }
-
-    /// Reads the footer at the end of a segment's bytes. None if there is no whole one.
-    pub(super) fn decode(segment: &[u8], id: u64) -> Option<FoundFooter> {
-        let size = segment.len();
-        let tail = segment.get(size.checked_sub(TAIL_BYTES)?..)?;
-        let mut reader = Reader::new(tail);
-        let crc = reader.u32("tail crc").ok()?;
-        if reader.u32("magic").ok()? != FOOTER_MAGIC || crc != tail_crc(id, size as u64, tail) {
-            return None;
-        }
-        let body_crc = reader.u32("body crc").ok()?;
-        let body_len = reader.u32("body length").ok()? as usize;
-        let end = u64::from(reader.u32("frames end").ok()?);
-        let count = reader.u32("offsets").ok()? as usize;
-        let run_count = reader.u32("runs").ok()? as usize;
-        let state_len = reader.u32("state length").ok()?;
-        let mut u64 = || reader.u64("footer").ok();
-        let (lo, last, last_mark) = (LogIndex(u64()?), LogIndex(u64()?), u64()?);
-        let (floor, floor_mark) = (LogIndex(u64()?), u64()?);
-        let starts = (size - TAIL_BYTES).checked_sub(body_len)?;
-        let body = &segment[starts..size - TAIL_BYTES];
-        if (starts as u64) < end
-            || crc32fast::hash(body) != body_crc
-            || lo.prev().0.checked_add(count as u64) != Some(last.0)
-            || last.0 == u64::MAX
-        {
-            return None;
-        }
-        let mut reader = Reader::new(body);
-        let state = match state_len {
-            NO_STATE => None,
-            len => {
-                let state = reader.take(len as usize, "state").ok()?.to_vec();
-                let padding = state.len().next_multiple_of(8) - state.len();
-                reader.take(padding, "padding").ok()?;
-                Some(state)
-            }
-        };
-        if run_count > reader.left() / 16 {
-            return None;
-        }
-        let mut runs = Vec::with_capacity(run_count);
-        for _ in 0..run_count {
-            let mark = reader.u64("run").ok()?;
-            let first = LogIndex(reader.u64("run").ok()?);
-            runs.push(Run { mark, first });
-        }
-        let table_at = (starts + reader.offset()) as u64;
-        if reader.left() / 4 < count {
-            return None;
-        }
-        let footer = Self {
-            end,
-            lo,
-            last,
-            last_mark,
-            floor,
-            floor_mark,
-            state,
-            runs,
-            count,
-        };
-        Some(FoundFooter { footer, table_at })
-    }
-}
-
-/// Where in an encoded footer its table of offsets stands, and how long it is.
-pub(super) fn table_of(footer: &Footer) -> std::ops::Range<usize> {
-    let state = footer
-        .state
-        .as_ref()
-        .map_or(0, |state| state.len().next_multiple_of(8));
-    let at = state + footer.runs.len() * 16;
-    at..at + footer.count * 4
-}
-
-fn tail_crc(id: u64, size: u64, tail: &[u8]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(seed(id, size));
-    hasher.update(&tail[4..]);
-    hasher.finalize()
 }
 
 /// A segment's file name: its sequence in 16 hexadecimal digits.
@@ -644,39 +475,5 @@ mod tests {
             "compatible features may be unknown"
         );
         assert_eq!(changed(40, 4, false), Err(HeaderError::Damaged));
-    }
-
-    #[test]
-    fn a_footer_is_read_back_and_its_damage_noticed() {
-        let footer = Footer {
-            end: 4200,
-            lo: LogIndex(5),
-            last: LogIndex(7),
-            last_mark: 2,
-            floor: LogIndex(3),
-            floor_mark: 1,
-            state: Some(b"state".to_vec()),
-            runs: vec![Run {
-                mark: 2,
-                first: LogIndex(5),
-            }],
-            count: 3,
-        };
-        let size = 65536;
-        let encoded = footer.encode(&[4096, 4136, 4168], 11, size as u64);
-        let mut segment = vec![0; size];
-        let starts = size - encoded.len();
-        segment[starts..].copy_from_slice(&encoded);
-        let found = Footer::decode(&segment, 11).unwrap();
-        assert_eq!(found.footer, footer);
-        let table = table_of(&footer);
-        assert_eq!(found.table_at as usize, starts + table.start);
-        assert_eq!(encoded[table.start..][..4], 4096_u32.to_le_bytes());
-        assert!(Footer::decode(&segment, 12).is_none(), "of another segment");
-        for at in starts..size {
-            segment[at] ^= 0x40;
-            assert!(Footer::decode(&segment, 11).is_none(), "byte {at}");
-            segment[at] ^= 0x40;
-        }
     }
 }

@@ -11,12 +11,12 @@
 //! Architecture invariant: no I/O here, and no lock; `Core` holds the one lock around it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use super::error::{ReadError, WalError};
-use super::format::{Footer, Run};
-use crate::types::{Bytes, LogIndex};
+use super::footer::{Footer, Run};
+use crate::types::LogIndex;
 use crate::vfs::DiskFile;
 
 /// One segment file.
@@ -30,6 +30,8 @@ pub(super) struct Segment {
     pub(super) file: OnceLock<Arc<dyn DiskFile>>,
     /// Frames below this are in the file, frozen; those above are still in memory.
     published: AtomicU64,
+    /// Whether the footer's table of offsets was compared with its checksum.
+    pub(super) table_checked: AtomicBool,
 }
 
 impl Segment {
@@ -42,6 +44,7 @@ impl Segment {
             path,
             file: OnceLock::new(),
             published: AtomicU64::new(0),
+            table_checked: AtomicBool::new(false),
         }
     }
 
@@ -59,8 +62,8 @@ impl Segment {
 #[derive(Clone)]
 enum Table {
     Growing(Vec<u32>),
-    /// In the segment's footer.
-    Sealed(Bytes),
+    /// In the segment's footer, from this place of the file on: a sealed entry takes no memory.
+    Sealed(u64),
 }
 
 /// The entries `lo..=hi` of one segment.
@@ -73,16 +76,35 @@ pub(super) struct Span {
     table: Table,
 }
 
+/// Entries that follow each other in one segment, as the log had them at one moment.
+pub(super) struct Stretch {
+    pub(super) segment: Arc<Segment>,
+    /// The index of the first.
+    pub(super) first: LogIndex,
+    pub(super) offsets: Offsets,
+}
+
+/// Where the entries of a stretch stand, at least one.
+pub(super) enum Offsets {
+    Copied(Vec<u32>),
+    /// So many, in the segment's footer, from this place of the file on.
+    InFile(u64, usize),
+}
+
 impl Span {
-    fn offset(&self, index: LogIndex) -> Option<u64> {
+    /// The offsets of `index` and of at most `most` entries in all. None if it has none.
+    fn offsets(&self, index: LogIndex, most: usize) -> Option<Offsets> {
         let at = usize::try_from(index.0.checked_sub(self.base.0)?).ok()?;
+        let left = usize::try_from(self.hi.next().0.checked_sub(index.0)?).ok()?;
+        let count = left.min(most);
         match &self.table {
-            Table::Growing(offsets) => offsets.get(at).map(|&offset| u64::from(offset)),
-            Table::Sealed(bytes) => {
-                let four = bytes.get(at.checked_mul(4)?..)?.first_chunk::<4>()?;
-                Some(u64::from(u32::from_le_bytes(*four)))
+            Table::Growing(offsets) => {
+                let offsets = offsets.get(at..)?.get(..count)?;
+                Some(Offsets::Copied(offsets.to_vec()))
             }
+            Table::Sealed(table) => Some(Offsets::InFile(table + at as u64 * 4, count)),
         }
+        .filter(|_| count > 0)
     }
 
     /// The first and last entry that live in this segment; none if nothing does.
@@ -210,12 +232,7 @@ impl Index {
     }
 
     /// Adds a sealed segment after the ones before, as its footer tells it. False if they do not fit.
-    pub(super) fn push_sealed(
-        &mut self,
-        segment: Arc<Segment>,
-        footer: &Footer,
-        offsets: Bytes,
-    ) -> bool {
+    pub(super) fn push_sealed(&mut self, segment: Arc<Segment>, footer: &Footer) -> bool {
         let gap = footer.lo > self.last.next() && footer.floor < footer.lo.prev();
         if gap
             || footer.lo == LogIndex::ZERO
@@ -228,12 +245,13 @@ impl Index {
         self.runs
             .extend(footer.runs.iter().filter(|run| run.first >= footer.lo));
         self.runs.dedup_by_key(|run| run.mark);
+        let table = footer.table_at(segment.size);
         self.spans.push(Span {
             segment,
             base: footer.lo,
             lo: footer.lo,
             hi: footer.last,
-            table: Table::Sealed(offsets),
+            table: Table::Sealed(table),
         });
         self.last = footer.last;
         self.last_mark = footer.last_mark;
@@ -241,15 +259,15 @@ impl Index {
         true
     }
 
-    /// The last segment was sealed, and its table can be read from the footer.
-    pub(super) fn table_on_disk(&mut self, sequence: u64, offsets: Bytes) {
+    /// A segment was sealed, and its table can be read from its footer, from `table` on.
+    pub(super) fn table_on_disk(&mut self, sequence: u64, table: u64) {
         let span = self
             .spans
             .iter_mut()
             .rev()
             .find(|span| span.segment.sequence == sequence);
         if let Some(span) = span {
-            span.table = Table::Sealed(offsets);
+            span.table = Table::Sealed(table);
         }
     }
 
@@ -330,13 +348,17 @@ impl Index {
             .map_or(self.floor_mark, |at| self.runs[at].mark))
     }
 
-    /// The segment and offset of an entry.
-    pub(super) fn locate(&self, index: LogIndex) -> Result<(Arc<Segment>, u64), ReadError> {
+    /// Where an entry stands, and those behind it in the same segment, at most `most` in all.
+    pub(super) fn locate(&self, index: LogIndex, most: usize) -> Result<Stretch, ReadError> {
         self.live(index)?;
         let at = self.spans.partition_point(|span| span.lo <= index);
         let span = at.checked_sub(1).map(|at| &self.spans[at]);
-        match span.map(|span| (span, span.offset(index))) {
-            Some((span, Some(offset))) => Ok((Arc::clone(&span.segment), offset)),
+        match span.map(|span| (span, span.offsets(index, most))) {
+            Some((span, Some(offsets))) => Ok(Stretch {
+                segment: Arc::clone(&span.segment),
+                first: index,
+                offsets,
+            }),
             found => Err(ReadError::Wal(WalError::Corruption {
                 segment: found.map_or_else(String::new, |(span, _)| span.segment.name.clone()),
                 offset: 0,
@@ -379,9 +401,12 @@ mod tests {
     }
 
     /// Where an entry stands: sequence of the segment, and offset.
-    fn place(index: &Index, at: u64) -> (u64, u64) {
-        let (segment, offset) = index.locate(LogIndex(at)).unwrap();
-        (segment.sequence, offset)
+    fn place(index: &Index, at: u64) -> (u64, u32) {
+        let stretch = index.locate(LogIndex(at), 1).unwrap();
+        match stretch.offsets {
+            Offsets::Copied(offsets) => (stretch.segment.sequence, offsets[0]),
+            Offsets::InFile(..) => panic!("none was sealed"),
+        }
     }
 
     #[test]
@@ -405,7 +430,7 @@ mod tests {
         assert_eq!(place(&index, 14), (2, 2003));
         assert_eq!(place(&index, 15), (5, 5000));
         for at in 16..=25 {
-            assert_eq!(place(&index, at), (6, 6000 + at - 16));
+            assert_eq!(place(&index, at), (6, 6000 + at as u32 - 16));
         }
         let first = |run: &Run| (run.mark, run.first.0);
         let runs: Vec<_> = index.runs().iter().map(first).collect();

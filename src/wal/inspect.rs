@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::core::Found;
 use super::error::{ReadError, WalError};
 use super::format::{self, HEADER_BYTES};
 use super::index::Index;
@@ -148,16 +149,19 @@ impl Inspection {
     /// # Errors
     /// As [`WalReader::get`](super::WalReader::get).
     pub fn get(&self, index: LogIndex) -> Result<Stored, ReadError> {
-        let (segment, offset) = self.survey.index.locate(index)?;
-        Ok(reader::read_record(&segment, offset, index)?)
+        let stretch = self.survey.index.locate(index, 1)?;
+        Ok(reader::read_first(&stretch)?)
     }
 
-    /// The entries of a range, in order.
+    /// The entries of a range, in order; the first that fails ends it.
     pub fn range(
         &self,
         range: RangeInclusive<LogIndex>,
     ) -> impl Iterator<Item = Result<Stored, ReadError>> + '_ {
-        (range.start().0..=range.end().0).map(|index| self.get(LogIndex(index)))
+        let index = &self.survey.index;
+        reader::entries(range, |first, most| {
+            Ok(Found::File(index.locate(first, most)?))
+        })
     }
 
     /// Reads every frame of every segment in use, calling `progress` with the bytes read so far.

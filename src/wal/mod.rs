@@ -41,6 +41,7 @@ use crate::vfs::LockGuard;
 
 mod core;
 mod error;
+mod footer;
 mod format;
 mod group;
 mod index;
@@ -393,9 +394,9 @@ impl<'a> Lead<'a> {
             let written = write_chunk(&chunk);
             core = handle.core.lock();
             match written {
-                Ok(table) => {
+                Ok(()) => {
                     let sealed = chunk.footer.is_some();
-                    let dead = core.publish(chunk, table);
+                    let dead = core.publish(chunk);
                     if sealed || !dead.is_empty() {
                         let active = core.active();
                         drop(core);
@@ -424,8 +425,8 @@ impl Drop for Lead<'_> {
     }
 }
 
-/// Writes a chunk and makes it durable. Returns the footer's table of offsets, if it has one.
-fn write_chunk(chunk: &Chunk) -> Result<Option<crate::types::Bytes>, Fault> {
+/// Writes a chunk and makes it durable.
+fn write_chunk(chunk: &Chunk) -> Result<(), Fault> {
     let segment = &chunk.segment;
     let path = &segment.path;
     let Some(file) = segment.file.get() else {
@@ -444,12 +445,9 @@ fn write_chunk(chunk: &Chunk) -> Result<Option<crate::types::Bytes>, Fault> {
             .map_err(Fault::at("write", path))?;
     }
     file.sync_data().map_err(Fault::at("sync", path))?;
-    let Some(footer) = &chunk.footer else {
-        file.freeze(chunk.end());
-        return Ok(None);
-    };
-    file.freeze(segment.size);
-    let starts = segment.size - footer.bytes.len() as u64;
-    let table = file.view(starts + footer.table.start as u64, footer.table.len());
-    Ok(Some(table.map_err(Fault::at("read", path))?))
+    file.freeze(match &chunk.footer {
+        Some(_) => segment.size,
+        None => chunk.end(),
+    });
+    Ok(())
 }

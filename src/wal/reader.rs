@@ -1,16 +1,25 @@
 //! Reading a log, beside whoever writes it.
 
+use std::io;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 
 use super::core::{Core, Found};
 use super::error::{ReadError, WalError};
-use super::format::{self, HEAD_BYTES, Head, Kind};
-use super::index::Segment;
+use super::footer::{FooterTail, TAIL_BYTES};
+use super::format::{self, HEAD_BYTES, HEADER_BYTES, Head, Kind, ReadHead};
+use super::index::{Offsets, Segment, Stretch};
 use crate::error::Fault;
 use crate::types::{Bytes, LogIndex};
+
+/// How many entries an iterator looks up at once: the lock is then a small part of the cost, and what it
+/// yields was looked up no longer ago.
+const STRETCH_ENTRIES: usize = 128;
+/// How many bytes are asked for where an entry begins; most entries end within.
+const GLANCE_BYTES: u64 = 4096;
 
 /// One entry as it was written.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -78,10 +87,10 @@ impl WalReader {
     /// [`ReadError::Compacted`] and [`ReadError::NotYet`] outside of the log;
     /// [`WalError::Corruption`] if its bytes are not what was written; [`WalError::Io`].
     pub fn get(&self, index: LogIndex) -> Result<Stored, ReadError> {
-        let found = self.core.lock().find(index)?;
+        let found = self.core.lock().find(index, 1)?;
         match found {
             Found::Memory(stored) => Ok(stored),
-            Found::File(segment, offset) => Ok(read_record(&segment, offset, index)?),
+            Found::File(stretch) => Ok(read_first(&stretch)?),
         }
     }
 
@@ -105,56 +114,258 @@ impl WalReader {
             .collect()
     }
 
-    /// The entries of a range, in order. Each is looked up when its turn comes; the first that fails ends
-    /// it.
+    /// The entries of a range, in order; the first that fails ends it. They are looked up some at a time
+    /// when their turn comes, so each was in the log at some moment of the iteration.
     pub fn range(
         &self,
         range: RangeInclusive<LogIndex>,
-    ) -> impl Iterator<Item = Result<Stored, ReadError>> + use<> {
-        let reader = self.clone();
-        let mut next = Some(*range.start()).filter(|first| first <= range.end());
-        std::iter::from_fn(move || {
-            let index = next?;
-            let stored = reader.get(index);
-            next = Some(index.next()).filter(|_| stored.is_ok() && index < *range.end());
-            Some(stored)
-        })
+    ) -> impl Iterator<Item = Result<Stored, ReadError>> + Send + use<> {
+        let core = Arc::clone(&self.core);
+        entries(range, move |index, most| core.lock().find(index, most))
     }
 }
 
-/// Reads the record of `index` that stands at `offset` of a segment's file.
-pub(super) fn read_record(
+/// Iterates over the entries of a range, which `find` looks up.
+pub(super) fn entries<F>(
+    range: RangeInclusive<LogIndex>,
+    find: F,
+) -> impl Iterator<Item = Result<Stored, ReadError>> + use<F>
+where
+    F: Fn(LogIndex, usize) -> Result<Found, ReadError>,
+{
+    Entries {
+        find,
+        next: Some(*range.start()).filter(|first| first <= range.end()),
+        last: *range.end(),
+        frames: None,
+    }
+}
+
+struct Entries<F> {
+    find: F,
+    next: Option<LogIndex>,
+    last: LogIndex,
+    /// What was looked up and not yielded yet. It keeps its segment's file alive.
+    frames: Option<Frames>,
+}
+
+impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Iterator for Entries<F> {
+    type Item = Result<Stored, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let index = self.next?;
+        let stored = self.read(index);
+        self.next = Some(index.next()).filter(|_| stored.is_ok() && index < self.last);
+        if self.next.is_none() {
+            self.frames = None;
+        }
+        Some(stored)
+    }
+}
+
+impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Entries<F> {
+    fn read(&mut self, index: LogIndex) -> Result<Stored, ReadError> {
+        loop {
+            if let Some(stored) = self.frames.as_mut().and_then(Frames::next) {
+                return Ok(stored?);
+            }
+            self.frames = None;
+            let left = usize::try_from(self.last.since(index)).unwrap_or(usize::MAX);
+            match (self.find)(index, left.saturating_add(1).min(STRETCH_ENTRIES))? {
+                Found::Memory(stored) => return Ok(stored),
+                Found::File(stretch) => self.frames = Some(Frames::of(stretch)?),
+            }
+        }
+    }
+}
+
+/// The frames of a stretch.
+struct Frames {
+    segment: Arc<Segment>,
+    /// The index of the next.
+    index: LogIndex,
+    offsets: std::vec::IntoIter<u32>,
+    /// Where in the file `bytes` begin.
+    from: u64,
+    bytes: Bytes,
+}
+
+impl Frames {
+    fn of(stretch: Stretch) -> Result<Self, WalError> {
+        let Stretch {
+            segment,
+            first,
+            offsets,
+        } = stretch;
+        let offsets = match offsets {
+            Offsets::Copied(offsets) => offsets,
+            Offsets::InFile(at, count) => {
+                let table = table_view(&segment, first, at, count)?;
+                let offsets = table.as_chunks().0.iter();
+                offsets.map(|four| u32::from_le_bytes(*four)).collect()
+            }
+        };
+        let from = offsets.first().map_or(0, |&offset| u64::from(offset));
+        let bytes = frames_view(&segment, first, from, u64::MAX)?;
+        Ok(Self {
+            segment,
+            index: first,
+            offsets: offsets.into_iter(),
+            from,
+            bytes,
+        })
+    }
+
+    fn next(&mut self) -> Option<Result<Stored, WalError>> {
+        let offset = u64::from(self.offsets.next()?);
+        let index = self.index;
+        self.index = index.next();
+        let at = usize::try_from(offset.wrapping_sub(self.from)).unwrap_or(usize::MAX);
+        let frame = self.bytes.get(at..).unwrap_or_default();
+        let checked = record_head(&self.segment, offset, index, frame).and_then(|read| {
+            check_payload(&self.segment, offset, &read, frame)?;
+            Ok(read)
+        });
+        Some(checked.map(|read| {
+            let payload = self.bytes.slice(at + HEAD_BYTES, read.len);
+            Stored::new(read.head, payload)
+        }))
+    }
+}
+
+/// Reads the first entry of a stretch.
+pub(super) fn read_first(stretch: &Stretch) -> Result<Stored, WalError> {
+    let (segment, index) = (&*stretch.segment, stretch.first);
+    let offset = match &stretch.offsets {
+        Offsets::Copied(offsets) => offsets.first().copied().unwrap_or_default(),
+        Offsets::InFile(at, _) => {
+            let four = table_view(segment, index, *at, 1)?;
+            u32::from_le_bytes(*four.first_chunk().unwrap_or(&[0; 4]))
+        }
+    };
+    let offset = u64::from(offset);
+    let mut bytes = frames_view(segment, index, offset, GLANCE_BYTES)?;
+    let read = record_head(segment, offset, index, &bytes)?;
+    if bytes.len() < HEAD_BYTES + read.len {
+        bytes = frames_view(segment, index, offset, (HEAD_BYTES + read.len) as u64)?;
+    }
+    check_payload(segment, offset, &read, &bytes)?;
+    Ok(Stored::new(
+        read.head,
+        bytes.into_slice(HEAD_BYTES, read.len),
+    ))
+}
+
+/// The head of the record of `index`, which is said to stand at `offset`, where `frame` begins.
+fn record_head(
     segment: &Segment,
     offset: u64,
     index: LogIndex,
-) -> Result<Stored, WalError> {
-    let damaged = |what| WalError::Corruption {
+    frame: &[u8],
+) -> Result<ReadHead, WalError> {
+    format::read_head(frame, segment.id, offset)
+        .filter(|read| read.head.kind == Kind::Record && read.head.index == index)
+        .ok_or_else(|| {
+            damaged(
+                segment,
+                offset,
+                index,
+                "the head of the entry does not match its checksum or place",
+            )
+        })
+}
+
+fn check_payload(
+    segment: &Segment,
+    offset: u64,
+    read: &ReadHead,
+    frame: &[u8],
+) -> Result<(), WalError> {
+    let payload = frame.get(HEAD_BYTES..HEAD_BYTES + read.len);
+    match payload {
+        Some(payload) if read.matches(payload) => Ok(()),
+        Some(_) => Err(damaged(
+            segment,
+            offset,
+            read.head.index,
+            "the entry does not match its checksum",
+        )),
+        None => Err(damaged(
+            segment,
+            offset,
+            read.head.index,
+            "the entry goes past the segment's end",
+        )),
+    }
+}
+
+#[cold]
+fn damaged(segment: &Segment, offset: u64, index: LogIndex, what: &'static str) -> WalError {
+    WalError::Corruption {
         segment: segment.name.clone(),
         offset,
         index: Some(index),
         what,
-    };
-    let file = segment
-        .file
-        .get()
-        .ok_or_else(|| damaged("the segment is not open"))?;
-    let view = |at: u64, len: usize| {
-        if at
-            .checked_add(len as u64)
-            .is_none_or(|end| end > segment.size)
-        {
-            return Err(damaged("an entry past the segment's end"));
-        }
-        let bytes = file.view(at, len);
-        Ok(bytes.map_err(Fault::at("read", &segment.path))?)
-    };
-    let head = view(offset, HEAD_BYTES)?;
-    let read = format::read_head(&head, segment.id, offset)
-        .filter(|read| read.head.kind == Kind::Record && read.head.index == index)
-        .ok_or_else(|| damaged("the head of the entry does not match its checksum or place"))?;
-    let payload = view(offset + HEAD_BYTES as u64, read.len)?;
-    if !read.matches(&payload) {
-        return Err(damaged("the entry does not match its checksum"));
     }
-    Ok(Stored::new(read.head, payload))
+}
+
+/// So many offsets of a segment's table, from `at` on. The first time, all of the table is checked.
+fn table_view(
+    segment: &Segment,
+    index: LogIndex,
+    at: u64,
+    count: usize,
+) -> Result<Bytes, WalError> {
+    if !segment.table_checked.load(Ordering::Acquire) {
+        check_table(segment, index)?;
+        segment.table_checked.store(true, Ordering::Release);
+    }
+    file_view(segment, at, count as u64 * 4)
+}
+
+#[cold]
+fn check_table(segment: &Segment, index: LogIndex) -> Result<(), WalError> {
+    let at = segment.size - TAIL_BYTES as u64;
+    let tail = file_view(segment, at, TAIL_BYTES as u64)?;
+    let tail = tail
+        .first_chunk()
+        .and_then(|tail| FooterTail::decode(tail, segment.id, segment.size));
+    let Some(tail) = tail else {
+        return Err(damaged(
+            segment,
+            at,
+            index,
+            "the segment's footer is damaged",
+        ));
+    };
+    let at = tail.table.start as u64;
+    let table = file_view(segment, at, tail.table.len() as u64)?;
+    if tail.holds_table(&table) {
+        return Ok(());
+    }
+    let what = "the segment's table of offsets does not match its checksum";
+    Err(damaged(segment, at, index, what))
+}
+
+/// The frames from `offset` on, at most `len` bytes.
+fn frames_view(
+    segment: &Segment,
+    index: LogIndex,
+    offset: u64,
+    len: u64,
+) -> Result<Bytes, WalError> {
+    let end = segment.published();
+    if offset < HEADER_BYTES || offset >= end {
+        let what = "the offset of the entry is not one of a frame";
+        return Err(damaged(segment, offset, index, what));
+    }
+    file_view(segment, offset, len.min(end - offset))
+}
+
+fn file_view(segment: &Segment, offset: u64, len: u64) -> Result<Bytes, WalError> {
+    let len = usize::try_from(len).unwrap_or(usize::MAX);
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let file = segment.file.get().ok_or_else(missing);
+    let bytes = file.and_then(|file| file.view(offset, len));
+    Ok(bytes.map_err(Fault::at("read", &segment.path))?)
 }

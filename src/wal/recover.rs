@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use super::core::Resume;
 use super::error::WalError;
+use super::footer::{Footer, FooterTail, TAIL_BYTES};
 use super::format::{
-    self, Ending, FoundFooter, HEADER_BYTES, Head, Header, HeaderError, Position, StartInfo,
+    self, Ending, HEADER_BYTES, Head, Header, HeaderError, Position, START_BYTES, StartInfo,
 };
 use super::index::{Index, Segment};
 use super::options::WalOptions;
@@ -61,7 +62,10 @@ struct Found {
     header: Header,
     segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
+    /// Whether anything was written to it.
     begun: bool,
+    /// Its Start frame, if that is a good one.
+    start: Option<(Head, StartInfo)>,
 }
 
 impl Found {
@@ -178,7 +182,7 @@ fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Found, Wal
     if size < HEADER_BYTES + HEADER_BYTES {
         return Err(damaged("the file is shorter than a segment's head"));
     }
-    let mut block = vec![0; HEADER_BYTES as usize + format::HEAD_BYTES];
+    let mut block = vec![0; HEADER_BYTES as usize + START_BYTES];
     file.read_at(0, &mut block)
         .map_err(Fault::at("read", &path))?;
     let header = Header::decode(&block).map_err(|error| match error {
@@ -197,12 +201,18 @@ fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Found, Wal
     if header.size != size || size > 1 << 30 {
         return Err(damaged("the file is not as long as its header says"));
     }
-    let begun = block[HEADER_BYTES as usize..].iter().any(|&byte| byte != 0);
+    let head = &block[HEADER_BYTES as usize..][..format::HEAD_BYTES];
+    let image = Image {
+        bytes: &block,
+        id: header.id,
+        sequence,
+    };
     Ok(Found {
         header,
+        begun: head.iter().any(|&byte| byte != 0),
+        start: image.start(),
         segment: Arc::new(Segment::new(sequence, header.id, size, path)),
         file,
-        begun,
     })
 }
 
@@ -247,8 +257,7 @@ fn check_set(found: &[Found], owner: Option<(ClusterId, NodeId)>) -> Result<(), 
 fn read_starts(used: &[Found]) -> Result<Vec<(Head, StartInfo)>, WalError> {
     let mut starts: Vec<(Head, StartInfo)> = Vec::new();
     for (at, file) in used.iter().enumerate() {
-        let bytes = file.bytes()?;
-        let Some((head, start)) = file.image(&bytes).start() else {
+        let Some((head, start)) = file.start else {
             let only = at == 0 && file.segment.sequence > 1;
             if at + 1 < used.len() || only {
                 return Err(file.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
@@ -281,65 +290,54 @@ impl Survey {
         };
         self.index = index_at(head, start);
         for (at, file) in used.iter().enumerate() {
-            let bytes = file.bytes()?;
-            match starts.get(at + 1) {
-                Some((next, start)) => {
-                    let end = start.previous.offset;
-                    self.read_ended(file, &bytes, end, next.tag == Ending::Cut as u8)?;
-                    let _ = file.segment.file.set(Arc::clone(&file.file));
-                    file.segment.publish(end);
-                }
-                None => self.read_tail(file, &bytes)?,
+            let Some((next, start)) = starts.get(at + 1) else {
+                self.read_tail(file, &file.bytes()?)?;
+                continue;
+            };
+            let end = start.previous.offset;
+            if next.tag == Ending::Cut as u8 {
+                self.read_cut(file, end)?;
+            } else {
+                self.read_sealed(file, end)?;
             }
+            let _ = file.segment.file.set(Arc::clone(&file.file));
+            file.segment.publish(end);
         }
         Ok(())
     }
 
-    /// A segment that another follows.
-    fn read_ended(
-        &mut self,
-        file: &Found,
-        bytes: &Bytes,
-        end: u64,
-        cut: bool,
-    ) -> Result<(), WalError> {
-        if cut {
-            self.index.begin(Arc::clone(&file.segment));
-            let limit = usize::try_from(end).unwrap_or(usize::MAX);
-            let walk = file
-                .image(bytes)
-                .replay(limit, &mut self.index, &mut self.state)?;
-            if walk.end as u64 == end {
-                return Ok(());
-            }
-            return Err(damaged_frame(file, &self.index, &walk));
+    /// A segment that recovery cut at `end`, without a footer.
+    fn read_cut(&mut self, file: &Found, end: u64) -> Result<(), WalError> {
+        let bytes = file.bytes()?;
+        self.index.begin(Arc::clone(&file.segment));
+        let limit = usize::try_from(end).unwrap_or(usize::MAX);
+        let walk = file
+            .image(&bytes)
+            .replay(limit, &mut self.index, &mut self.state)?;
+        if walk.end as u64 == end {
+            return Ok(());
         }
-        let footer = Footered::of(file, bytes, end)
+        Err(damaged_frame(file, &self.index, &walk))
+    }
+
+    /// A segment that ended with a footer. Nothing else of it is read, however much it holds.
+    fn read_sealed(&mut self, file: &Found, end: u64) -> Result<(), WalError> {
+        let footer = read_footer(file)?
+            .filter(|footer| footer.end == end)
             .ok_or_else(|| file.damaged(end, "the segment's footer is damaged"))?;
-        let FoundFooter {
-            footer, table_at, ..
-        } = footer.0;
-        let at = usize::try_from(table_at).unwrap_or(usize::MAX);
-        let offsets = bytes.slice(at, footer.count * 4);
-        let fits = self
-            .index
-            .push_sealed(Arc::clone(&file.segment), &footer, offsets);
-        self.state = footer.state;
-        if fits {
-            Ok(())
-        } else {
-            Err(file.damaged(
-                end,
-                "the segment's footer does not follow the segments before",
-            ))
+        if !self.index.push_sealed(Arc::clone(&file.segment), &footer) {
+            let what = "the segment's footer does not follow the segments before";
+            return Err(file.damaged(end, what));
         }
+        self.state = footer.state;
+        Ok(())
     }
 
     /// The last segment in use.
     fn read_tail(&mut self, file: &Found, bytes: &Bytes) -> Result<(), WalError> {
         let image = file.image(bytes);
-        let footer = format::Footer::decode(bytes, file.segment.id);
-        let footer_end = footer.map(|found| found.footer.end);
+        let footer = Footer::decode(bytes, file.segment.id);
+        let footer_end = footer.map(|footer| footer.end);
         let limit = footer_end.unwrap_or(file.segment.size);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
         self.index.begin(Arc::clone(&file.segment));
@@ -483,14 +481,21 @@ fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalError {
     }
 }
 
-/// A footer that ends its segment's frames where the next segment says they end.
-struct Footered(FoundFooter);
-
-impl Footered {
-    fn of(file: &Found, bytes: &Bytes, end: u64) -> Option<Self> {
-        let found = format::Footer::decode(bytes, file.segment.id)?;
-        (found.footer.end == end).then_some(Self(found))
-    }
+/// The footer of a segment, without its table of offsets. None if it is damaged.
+fn read_footer(file: &Found) -> Result<Option<Footer>, WalError> {
+    let (segment, size) = (&file.segment, file.segment.size);
+    let read = |at: u64, into: &mut [u8]| {
+        let read = file.file.read_at(at, into);
+        read.map_err(Fault::at("read", &segment.path))
+    };
+    let mut tail = [0; TAIL_BYTES];
+    read(size - TAIL_BYTES as u64, &mut tail)?;
+    let Some(tail) = FooterTail::decode(&tail, segment.id, size) else {
+        return Ok(None);
+    };
+    let mut summary = vec![0; tail.summary.len()];
+    read(tail.summary.start as u64, &mut summary)?;
+    Ok(tail.footer(&summary))
 }
 
 /// Surveys the log, and makes the disk what was decided: what is kept is durable then.
