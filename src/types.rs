@@ -328,12 +328,14 @@ impl Bytes {
 
     /// A part of these bytes. Panics when `start + len` is past their end.
     #[must_use]
+    #[inline]
     pub fn slice(&self, start: usize, len: usize) -> Self {
         self.clone().into_slice(start, len)
     }
 
     /// As [`Bytes::slice`], in the place of these bytes.
     #[must_use]
+    #[inline]
     pub fn into_slice(mut self, start: usize, len: usize) -> Self {
         assert!(
             start <= self.len && len <= self.len - start,
@@ -348,6 +350,7 @@ impl Bytes {
 impl std::ops::Deref for Bytes {
     type Target = [u8];
 
+    #[inline]
     fn deref(&self) -> &[u8] {
         self.backing.slice(self.start, self.len)
     }

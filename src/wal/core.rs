@@ -237,8 +237,9 @@ impl Core {
     {
         self.open_batch(plan);
         if let Some(state) = draft.state {
-            self.state = Some(state.to_vec());
+            // If this ends the segment before, that one's footer has the state of its own frames.
             self.put(plan, Kind::State, (0, LogIndex::ZERO, 0), state);
+            self.state = Some(state.to_vec());
         }
         if let Some(from) = draft.truncate_from.filter(|&from| from <= self.index.last) {
             self.put(plan, Kind::Truncate, (0, from, 0), &[]);

@@ -187,12 +187,14 @@ pub(super) struct ReadHead {
 }
 
 impl ReadHead {
+    #[inline]
     pub(super) fn matches(&self, payload: &[u8]) -> bool {
         crc32fast::hash(payload) == self.payload_crc
     }
 }
 
 /// The first value of a head's crc. Within a segment no two offsets share one.
+#[inline]
 pub(super) fn seed(id: u64, offset: u64) -> u32 {
     let mixed = (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
     mixed ^ (offset / 8) as u32
@@ -237,37 +239,39 @@ fn encode_head(
     bytes
 }
 
-fn head_crc(id: u64, offset: u64, head: &[u8]) -> u32 {
+#[inline]
+fn head_crc(id: u64, offset: u64, head: &[u8; HEAD_BYTES]) -> u32 {
     let mut hasher = crc32fast::Hasher::new_with_initial(seed(id, offset));
-    hasher.update(&head[4..HEAD_BYTES]);
+    hasher.update(&head[4..]);
     hasher.finalize()
 }
 
 /// Reads the head at the front of `bytes`, which stand at `offset` of segment `id`. None if it is not one.
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "two fields of four bytes are read as one of eight, and taken apart"
+)]
+#[inline]
 pub(super) fn read_head(bytes: &[u8], id: u64, offset: u64) -> Option<ReadHead> {
-    let bytes = bytes.get(..HEAD_BYTES)?;
+    let bytes: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
     // The kind first: it tells most of what is no head without a checksum.
     let kind = Kind::from_u8(bytes[12])?;
-    let mut reader = Reader::new(bytes);
-    if reader.u32("head crc").ok()? != head_crc(id, offset, bytes) {
+    let [a, b, c, d] = *bytes.as_chunks::<8>().0 else {
+        return None;
+    };
+    let [a, b, c, d] = [a, b, c, d].map(u64::from_le_bytes);
+    if a as u32 != head_crc(id, offset, bytes) {
         return None;
     }
-    let payload_crc = reader.u32("payload crc").ok()?;
-    let len = reader.u32("payload length").ok()? as usize;
-    reader.u8("kind").ok()?;
-    let tag = reader.u8("tag").ok()?;
-    reader.u16("stream").ok()?;
-    let index = LogIndex(reader.u64("index").ok()?);
-    let mark = reader.u64("mark").ok()?;
     Some(ReadHead {
         head: Head {
             kind,
-            tag,
-            index,
-            mark,
+            tag: bytes[13],
+            index: LogIndex(c),
+            mark: d,
         },
-        len,
-        payload_crc,
+        len: b as u32 as usize,
+        payload_crc: (a >> 32) as u32,
     })
 }
 

@@ -107,6 +107,11 @@ impl Span {
         .filter(|_| count > 0)
     }
 
+    /// Whether its table is that of a footer.
+    pub(super) const fn is_sealed(&self) -> bool {
+        matches!(self.table, Table::Sealed(_))
+    }
+
     /// The first and last entry that live in this segment; none if nothing does.
     pub(super) fn live(&self, floor: LogIndex) -> Option<(LogIndex, LogIndex)> {
         let lo = self.lo.max(floor.next());

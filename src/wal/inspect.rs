@@ -7,9 +7,9 @@ use std::sync::Arc;
 use super::core::Found;
 use super::error::{ReadError, WalError};
 use super::format::{self, HEADER_BYTES};
-use super::index::Index;
 use super::reader::{self, Stored};
 use super::recover::{self, Survey, Torn};
+use super::verify;
 use crate::types::{Identity, LogIndex};
 use crate::vfs::{Disk, StdDisk};
 
@@ -164,32 +164,19 @@ impl Inspection {
         })
     }
 
-    /// Reads every frame of every segment in use, calling `progress` with the bytes read so far.
+    /// Reads every frame of every segment in use, and holds the footers against them, calling `progress` with the bytes read so far.
     ///
     /// # Errors
     /// The first [`WalError::Corruption`], or [`WalError::Io`].
     pub fn verify(&self, mut progress: impl FnMut(u64)) -> Result<(), WalError> {
-        let mut replayed: Option<(Index, Option<Vec<u8>>)> = None;
         let mut read = 0;
+        let mut before = None;
         for span in &self.survey.index.spans {
-            let segment = &span.segment;
-            recover::replay_whole(&*self.disk, &self.dir, segment, &mut replayed)?;
-            read += segment.published();
+            before = Some(verify::verify(&*self.disk, &self.dir, span, before)?);
+            read += span.segment.published();
             progress(read);
         }
-        let Some((index, state)) = replayed else {
-            return Ok(());
-        };
-        let same = index.last == self.survey.index.last && state == self.survey.state;
-        if same && index.runs() == self.survey.index.runs() {
-            return Ok(());
-        }
-        Err(WalError::Corruption {
-            segment: String::new(),
-            offset: 0,
-            index: None,
-            what: "the footers do not say what the frames say",
-        })
+        Ok(())
     }
 
     /// How many bytes [`Inspection::verify`] reads.

@@ -52,6 +52,7 @@ mod reader;
 mod recover;
 mod scan;
 mod stock;
+mod verify;
 
 pub use error::{ReadError, WalError};
 pub use inspect::{Inspection, SegmentInfo, Stage, open_read_only, open_read_only_on};

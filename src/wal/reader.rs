@@ -36,6 +36,7 @@ pub struct Stored {
 }
 
 impl Stored {
+    #[inline]
     pub(super) const fn new(head: Head, payload: Bytes) -> Self {
         Self {
             index: head.index,
@@ -135,45 +136,63 @@ where
 {
     Entries {
         find,
-        next: Some(*range.start()).filter(|first| first <= range.end()),
-        last: *range.end(),
+        next: *range.start(),
+        last: Some(*range.end()),
         frames: None,
     }
 }
 
 struct Entries<F> {
     find: F,
-    next: Option<LogIndex>,
-    last: LogIndex,
-    /// What was looked up and not yielded yet. It keeps its segment's file alive.
+    next: LogIndex,
+    /// None once an error was yielded.
+    last: Option<LogIndex>,
+    /// What was looked up and not yielded yet, at least one. It keeps its segment's file alive.
     frames: Option<Frames>,
 }
 
 impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Iterator for Entries<F> {
     type Item = Result<Stored, ReadError>;
 
+    #[inline]
     fn next(&mut self) -> Option<Self::Item> {
-        let index = self.next?;
-        let stored = self.read(index);
-        self.next = Some(index.next()).filter(|_| stored.is_ok() && index < self.last);
-        if self.next.is_none() {
-            self.frames = None;
+        // Most entries are neither the last of what was looked up nor damaged.
+        if let Some(frames) = &mut self.frames
+            && frames.left() > 1
+            && let Ok((at, read)) = frames.check(self.next)
+        {
+            frames.at += 1;
+            self.next = self.next.next();
+            return Some(Ok(frames.stored(at, &read)));
         }
-        Some(stored)
+        self.look_up()
     }
 }
 
 impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Entries<F> {
-    fn read(&mut self, index: LogIndex) -> Result<Stored, ReadError> {
-        loop {
-            if let Some(stored) = self.frames.as_mut().and_then(Frames::next) {
-                return Ok(stored?);
-            }
-            self.frames = None;
-            let left = usize::try_from(self.last.since(index)).unwrap_or(usize::MAX);
-            match (self.find)(index, left.saturating_add(1).min(STRETCH_ENTRIES))? {
-                Found::Memory(stored) => return Ok(stored),
-                Found::File(stretch) => self.frames = Some(Frames::of(stretch)?),
+    #[inline(never)]
+    fn look_up(&mut self) -> Option<Result<Stored, ReadError>> {
+        let last = self.last.filter(|&last| self.next <= last)?;
+        let stored = match self.frames.take() {
+            Some(frames) => frames.named(self.next),
+            None => self.find_next(last),
+        };
+        self.last = stored.is_ok().then_some(last);
+        self.next = self.next.next();
+        Some(stored)
+    }
+
+    fn find_next(&mut self, last: LogIndex) -> Result<Stored, ReadError> {
+        let left = usize::try_from(last.since(self.next)).unwrap_or(usize::MAX);
+        let most = left.saturating_add(1).min(STRETCH_ENTRIES);
+        match (self.find)(self.next, most)? {
+            Found::Memory(stored) => Ok(stored),
+            Found::File(stretch) => {
+                let mut frames = Frames::of(stretch)?;
+                let first = frames.named(self.next)?;
+                frames.at += 1;
+                self.frames = Some(frames).filter(|frames| frames.left() > 0);
+                Ok(first)
             }
         }
     }
@@ -182,9 +201,9 @@ impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Entries<F> {
 /// The frames of a stretch.
 struct Frames {
     segment: Arc<Segment>,
-    /// The index of the next.
-    index: LogIndex,
-    offsets: std::vec::IntoIter<u32>,
+    offsets: Vec<u32>,
+    /// Which of them is next.
+    at: usize,
     /// Where in the file `bytes` begin.
     from: u64,
     bytes: Bytes,
@@ -209,27 +228,45 @@ impl Frames {
         let bytes = frames_view(&segment, first, from, u64::MAX)?;
         Ok(Self {
             segment,
-            index: first,
-            offsets: offsets.into_iter(),
+            offsets,
+            at: 0,
             from,
             bytes,
         })
     }
 
-    fn next(&mut self) -> Option<Result<Stored, WalError>> {
-        let offset = u64::from(self.offsets.next()?);
-        let index = self.index;
-        self.index = index.next();
+    const fn left(&self) -> usize {
+        self.offsets.len() - self.at
+    }
+
+    #[inline]
+    fn offset(&self) -> u64 {
+        self.offsets.get(self.at).map_or(0, |&offset| offset.into())
+    }
+
+    /// Checks the next entry, which is that of `index`. Says where in the bytes it stands, or what is wrong.
+    #[inline]
+    fn check(&self, index: LogIndex) -> Result<(usize, ReadHead), &'static str> {
+        let offset = self.offset();
         let at = usize::try_from(offset.wrapping_sub(self.from)).unwrap_or(usize::MAX);
         let frame = self.bytes.get(at..).unwrap_or_default();
-        let checked = record_head(&self.segment, offset, index, frame).and_then(|read| {
-            check_payload(&self.segment, offset, &read, frame)?;
-            Ok(read)
-        });
-        Some(checked.map(|read| {
-            let payload = self.bytes.slice(at + HEAD_BYTES, read.len);
-            Stored::new(read.head, payload)
-        }))
+        let read = record_head(&self.segment, offset, index, frame)?;
+        check_payload(&read, frame)?;
+        Ok((at, read))
+    }
+
+    /// What was checked.
+    #[inline]
+    fn stored(&self, at: usize, read: &ReadHead) -> Stored {
+        Stored::new(read.head, self.bytes.slice(at + HEAD_BYTES, read.len))
+    }
+
+    /// The next entry; the error says where it is.
+    fn named(&self, index: LogIndex) -> Result<Stored, ReadError> {
+        match self.check(index) {
+            Ok((at, read)) => Ok(self.stored(at, &read)),
+            Err(what) => Err(damaged(&self.segment, self.offset(), index, what).into()),
+        }
     }
 }
 
@@ -244,12 +281,13 @@ pub(super) fn read_first(stretch: &Stretch) -> Result<Stored, WalError> {
         }
     };
     let offset = u64::from(offset);
+    let damaged = |what| damaged(segment, offset, index, what);
     let mut bytes = frames_view(segment, index, offset, GLANCE_BYTES)?;
-    let read = record_head(segment, offset, index, &bytes)?;
+    let read = record_head(segment, offset, index, &bytes).map_err(damaged)?;
     if bytes.len() < HEAD_BYTES + read.len {
         bytes = frames_view(segment, index, offset, (HEAD_BYTES + read.len) as u64)?;
     }
-    check_payload(segment, offset, &read, &bytes)?;
+    check_payload(&read, &bytes).map_err(damaged)?;
     Ok(Stored::new(
         read.head,
         bytes.into_slice(HEAD_BYTES, read.len),
@@ -257,45 +295,24 @@ pub(super) fn read_first(stretch: &Stretch) -> Result<Stored, WalError> {
 }
 
 /// The head of the record of `index`, which is said to stand at `offset`, where `frame` begins.
+#[inline]
 fn record_head(
     segment: &Segment,
     offset: u64,
     index: LogIndex,
     frame: &[u8],
-) -> Result<ReadHead, WalError> {
+) -> Result<ReadHead, &'static str> {
     format::read_head(frame, segment.id, offset)
         .filter(|read| read.head.kind == Kind::Record && read.head.index == index)
-        .ok_or_else(|| {
-            damaged(
-                segment,
-                offset,
-                index,
-                "the head of the entry does not match its checksum or place",
-            )
-        })
+        .ok_or("the head of the entry does not match its checksum or place")
 }
 
-fn check_payload(
-    segment: &Segment,
-    offset: u64,
-    read: &ReadHead,
-    frame: &[u8],
-) -> Result<(), WalError> {
-    let payload = frame.get(HEAD_BYTES..HEAD_BYTES + read.len);
-    match payload {
+#[inline]
+fn check_payload(read: &ReadHead, frame: &[u8]) -> Result<(), &'static str> {
+    match frame.get(HEAD_BYTES..HEAD_BYTES + read.len) {
         Some(payload) if read.matches(payload) => Ok(()),
-        Some(_) => Err(damaged(
-            segment,
-            offset,
-            read.head.index,
-            "the entry does not match its checksum",
-        )),
-        None => Err(damaged(
-            segment,
-            offset,
-            read.head.index,
-            "the entry goes past the segment's end",
-        )),
+        Some(_) => Err("the entry does not match its checksum"),
+        None => Err("the entry goes past the segment's end"),
     }
 }
 

@@ -58,18 +58,18 @@ pub struct Torn {
 }
 
 /// One segment file, opened for reading.
-struct Found {
+pub(super) struct Found {
     header: Header,
-    segment: Arc<Segment>,
+    pub(super) segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     /// Whether anything was written to it.
     begun: bool,
     /// Its Start frame, if that is a good one.
-    start: Option<(Head, StartInfo)>,
+    pub(super) start: Option<(Head, StartInfo)>,
 }
 
 impl Found {
-    fn bytes(&self) -> Result<Bytes, WalError> {
+    pub(super) fn bytes(&self) -> Result<Bytes, WalError> {
         let len = usize::try_from(self.segment.size).unwrap_or(usize::MAX);
         Ok(self
             .file
@@ -77,7 +77,7 @@ impl Found {
             .map_err(Fault::at("read", &self.segment.path))?)
     }
 
-    fn image<'a>(&self, bytes: &'a [u8]) -> Image<'a> {
+    pub(super) fn image<'a>(&self, bytes: &'a [u8]) -> Image<'a> {
         Image {
             bytes,
             id: self.segment.id,
@@ -85,7 +85,7 @@ impl Found {
         }
     }
 
-    fn damaged(&self, offset: u64, what: &'static str) -> WalError {
+    pub(super) fn damaged(&self, offset: u64, what: &'static str) -> WalError {
         WalError::Corruption {
             segment: self.segment.name.clone(),
             offset,
@@ -166,7 +166,7 @@ pub(super) fn survey(
     Ok(survey)
 }
 
-fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Found, WalError> {
+pub(super) fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Found, WalError> {
     let name = format::segment_name(sequence);
     let path = dir.join(&name);
     let damaged = |what| WalError::Corruption {
@@ -443,33 +443,12 @@ impl Survey {
 }
 
 /// The log before the segment that begins so.
-fn index_at(head: &Head, start: &StartInfo) -> Index {
+pub(super) fn index_at(head: &Head, start: &StartInfo) -> Index {
     Index::after(start.floor, start.floor_mark, (head.index, head.mark))
 }
 
-/// Reads every frame of a segment in use, after those of the segments before it.
-pub(super) fn replay_whole(
-    disk: &dyn Disk,
-    dir: &Path,
-    segment: &Segment,
-    replayed: &mut Option<(Index, Option<Vec<u8>>)>,
-) -> Result<(), WalError> {
-    let file = open_segment(disk, dir, segment.sequence)?;
-    let bytes = file.bytes()?;
-    let image = file.image(&bytes);
-    let damaged = || file.damaged(HEADER_BYTES, "the segment's first frame is damaged");
-    let (head, start) = image.start().ok_or_else(damaged)?;
-    let (index, state) = replayed.get_or_insert_with(|| (index_at(&head, &start), None));
-    index.begin(Arc::clone(&file.segment));
-    let limit = usize::try_from(segment.published()).unwrap_or(usize::MAX);
-    let walk = image.replay(limit, index, state)?;
-    if walk.end == limit {
-        return Ok(());
-    }
-    Err(damaged_frame(&file, index, &walk))
-}
-
-fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalError {
+/// What the first bad frame of a walk is to be called.
+pub(super) fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalError {
     WalError::Corruption {
         segment: file.segment.name.clone(),
         offset: walk.end as u64,

@@ -58,11 +58,13 @@ impl<'a> Image<'a> {
         let Some(head) = rest.get(..HEAD_BYTES) else {
             return Err(Stop::End);
         };
-        if head.iter().all(|&byte| byte == 0) {
-            return Err(Stop::End);
-        }
-        let read = format::read_head(head, self.id, offset as u64)
-            .ok_or(Stop::Bad("a frame's head does not match its checksum"))?;
+        let Some(read) = format::read_head(head, self.id, offset as u64) else {
+            return Err(if head.iter().all(|&byte| byte == 0) {
+                Stop::End
+            } else {
+                Stop::Bad("a frame's head does not match its checksum")
+            });
+        };
         let payload = rest[HEAD_BYTES..]
             .get(..read.len.next_multiple_of(8))
             .and_then(|padded| padded.get(..read.len))

@@ -1,0 +1,192 @@
+//! Checking what opening believes: every frame of a segment, and its footer against them.
+
+use std::path::Path;
+
+use super::error::WalError;
+use super::footer::Footer;
+use super::format::HEADER_BYTES;
+use super::index::Span;
+use super::recover;
+use crate::types::LogIndex;
+use crate::vfs::Disk;
+
+/// How a segment leaves the log: what the Start frame of the next one must say.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Left {
+    last: LogIndex,
+    /// The mark of the last entry; None where the frames do not tell it: a segment that only truncates ends
+    /// with an entry of another.
+    last_mark: Option<u64>,
+    floor: LogIndex,
+}
+
+impl Left {
+    fn goes_on_as(self, next: Self) -> bool {
+        let marks = self.last_mark.zip(next.last_mark);
+        (self.last, self.floor) == (next.last, next.floor) && marks.is_none_or(|(a, b)| a == b)
+    }
+}
+
+/// Reads every frame of a segment in use, and its footer if it has one. `before` is how the segment before
+/// it left the log, where there is one.
+pub(super) fn verify(
+    disk: &dyn Disk,
+    dir: &Path,
+    span: &Span,
+    before: Option<Left>,
+) -> Result<Left, WalError> {
+    let file = recover::open_segment(disk, dir, span.segment.sequence)?;
+    let Some((head, start)) = &file.start else {
+        return Err(file.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
+    };
+    let begins = Left {
+        last: head.index,
+        last_mark: Some(head.mark),
+        floor: start.floor,
+    };
+    if before.is_some_and(|before| !before.goes_on_as(begins)) {
+        let what = "a segment that does not begin where the one before it ends";
+        return Err(file.damaged(HEADER_BYTES, what));
+    }
+    let bytes = file.bytes()?;
+    let mut index = recover::index_at(head, start);
+    let mut state = None;
+    index.begin(file.segment.clone());
+    let limit = usize::try_from(span.segment.published()).unwrap_or(usize::MAX);
+    let walk = file.image(&bytes).replay(limit, &mut index, &mut state)?;
+    if walk.end != limit {
+        return Err(recover::damaged_frame(&file, &index, &walk));
+    }
+    let (mut expected, offsets) = index.footer(limit as u64, state);
+    let last_known = expected.count > 0 || index.last >= begins.last;
+    if span.is_sealed() {
+        let footer = Footer::decode(&bytes, file.segment.id)
+            .ok_or_else(|| file.damaged(limit as u64, "the segment's footer is damaged"))?;
+        if !last_known {
+            expected.last_mark = footer.last_mark;
+        }
+        let table = bytes[footer.table_range(file.segment.size)].as_chunks().0;
+        let table = table.iter().map(|four| u32::from_le_bytes(*four));
+        if expected != footer || !table.eq(offsets.iter().copied()) {
+            let what = "the segment's footer does not say what its frames say";
+            return Err(file.damaged(limit as u64, what));
+        }
+    }
+    Ok(Left {
+        last: index.last,
+        last_mark: last_known.then_some(index.last_mark),
+        floor: index.floor,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::types::{ClusterId, Identity, NodeId};
+    use crate::vfs::{Access, StdDisk};
+    use crate::wal::format::{self, Ending, Head, Header, Kind, StartInfo};
+    use crate::wal::index::{Index, Segment};
+
+    const ID: u64 = 77;
+    const SIZE: u64 = 64 << 10;
+
+    /// The first segment of a log, which holds entries 1, 2, 3, then 2 again, and its footer as `change`
+    /// left it.
+    fn segment(change: impl FnOnce(&mut Footer, &mut Vec<u32>)) -> Vec<u8> {
+        let header = Header {
+            id: ID,
+            sequence: 1,
+            identity: Identity {
+                cluster: ClusterId(0),
+                node: NodeId(0),
+                incarnation: 0,
+            },
+            size: SIZE,
+        };
+        let mut bytes = header.encode();
+        let mut put = |kind, index, mark, payload: &[u8]| {
+            let offset = bytes.len() as u32;
+            let head = Head {
+                kind,
+                tag: Ending::Sealed as u8,
+                index: LogIndex(index),
+                mark,
+            };
+            format::put_frame(&mut bytes, ID, u64::from(offset), head, payload);
+            offset
+        };
+        put(Kind::Start, 0, 0, &StartInfo::default().encode());
+        put(Kind::State, 0, 0, b"state");
+        let mut offsets = vec![1, 2, 3];
+        for offset in &mut offsets {
+            let index = u64::from(*offset);
+            *offset = put(Kind::Record, index, index, b"payload");
+        }
+        put(Kind::Truncate, 2, 0, b"");
+        offsets.truncate(1);
+        offsets.push(put(Kind::Record, 2, 4, b"again"));
+        let run = |mark, first| super::super::footer::Run {
+            mark,
+            first: LogIndex(first),
+        };
+        let mut footer = Footer {
+            end: bytes.len() as u64,
+            lo: LogIndex(1),
+            last: LogIndex(2),
+            last_mark: 4,
+            floor: LogIndex(0),
+            floor_mark: 0,
+            state: Some(b"state".to_vec()),
+            runs: vec![run(1, 1), run(4, 2)],
+            count: 2,
+        };
+        change(&mut footer, &mut offsets);
+        let footer = footer.encode(&offsets, ID, SIZE);
+        bytes.resize(SIZE as usize - footer.len(), 0);
+        bytes.extend_from_slice(&footer);
+        bytes
+    }
+
+    fn verified(change: impl FnOnce(&mut Footer, &mut Vec<u32>)) -> Result<Left, WalError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path: PathBuf = dir.path().join(format::segment_name(1));
+        let bytes = segment(change);
+        std::fs::write(&path, &bytes).unwrap();
+        let footer = Footer::decode(&bytes, ID).unwrap();
+        let segment = std::sync::Arc::new(Segment::new(1, ID, SIZE, path.clone()));
+        let _ = segment.file.set(StdDisk.open(&path, Access::Read).unwrap());
+        segment.publish(footer.end);
+        let mut index = Index::default();
+        assert!(index.push_sealed(segment, &footer));
+        verify(&StdDisk, dir.path(), &index.spans[0], None)
+    }
+
+    #[test]
+    fn a_footer_with_good_checksums_that_says_something_else_than_the_frames_is_named() {
+        assert!(verified(|_, _| ()).is_ok());
+        type Change = fn(&mut Footer, &mut Vec<u32>);
+        let changes: [(&str, Change); 6] = [
+            ("the place of an entry that was truncated", |_, offsets| {
+                offsets[1] = offsets[0] + 40;
+            }),
+            ("places that were swapped", |_, offsets| offsets.swap(0, 1)),
+            ("another state", |footer, _| {
+                footer.state = Some(b"stale".to_vec())
+            }),
+            ("no state", |footer, _| footer.state = None),
+            ("another run", |footer, _| footer.runs[1].mark = 3),
+            ("another mark", |footer, _| footer.last_mark = 5),
+        ];
+        for (name, change) in changes {
+            match verified(change).map(drop) {
+                Err(WalError::Corruption { segment, what, .. }) => {
+                    assert_eq!(segment, "0000000000000001.wal", "{name}");
+                    assert!(what.contains("footer does not say"), "{name}: {what}");
+                }
+                other => panic!("{name}: {other:?}"),
+            }
+        }
+    }
+}
