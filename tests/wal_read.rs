@@ -110,6 +110,9 @@ impl DiskFile for WatchedFile {
     fn freeze(&self, end: u64) {
         self.file.freeze(end);
     }
+    fn is_viewed(&self) -> bool {
+        self.file.is_viewed()
+    }
     fn view(&self, offset: u64, len: usize) -> io::Result<Bytes> {
         self.count(len);
         self.file.view(offset, len)
