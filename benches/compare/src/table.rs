@@ -69,3 +69,24 @@ pub(crate) fn short(figure: f64) -> String {
 pub(crate) fn hundredths(figure: f64) -> String {
     format!("{figure:.2}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_between_the_two_middles() {
+        let median =
+            |figures: &[f64]| Rounds::new(figures.iter().copied()).map(|rounds| rounds.median());
+        assert_eq!(median(&[9.0, 1.0, 2.0]), Some(2.0));
+        assert_eq!(median(&[9.0, 1.0, 2.0, 4.0]), Some(3.0));
+        assert_eq!(median(&[]), None);
+        assert_eq!(median(&[1.0, f64::NAN]), None);
+    }
+
+    #[test]
+    fn figures_are_short() {
+        let shown = [9.87, 123.4, 12_345.0, 999_400.0, 1_234_567.0].map(short);
+        assert_eq!(shown, ["9.9", "123", "12.3k", "999k", "1.23M"]);
+    }
+}

@@ -76,3 +76,28 @@ impl fmt::Display for Work {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_is_named_by_who_and_how_many_bytes() {
+        let shown = |text: &str| text.parse::<Work>().map(|work| work.to_string());
+        assert_eq!(shown("t16-128").as_deref(), Ok("t16 128 B"));
+        assert_eq!(shown("b100-1024").as_deref(), Ok("b100 1024 B"));
+        for wrong in [
+            "", "t", "t-", "t16", "x1-1", "t0-128", "t1-0", "t1001-1", "t1-65537", "t1-1-1",
+        ] {
+            assert!(shown(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn entries_have_their_length_and_differ() {
+        let payload = Payload::new();
+        let entries = payload.entries(100, 65_536);
+        assert!(entries.iter().all(|entry| entry.len() == 65_536));
+        assert!((1..100).all(|nth| entries[nth] != entries[nth - 1]));
+    }
+}

@@ -9,7 +9,7 @@ mod fjall;
 mod lmdb;
 mod okaywal;
 pub(crate) mod raft_engine;
-mod raft_log;
+pub(crate) mod raft_log;
 mod redb;
 
 /// A log whose entries are numbered from 1 in the order they were appended.

@@ -12,9 +12,14 @@ use super::{Engine, Setup, missing};
 use crate::Result;
 
 const CHUNK_BYTES: usize = 32 << 20;
-/// How long it gathers appends for one sync when there are many threads. Without, each append has a sync of
-/// its own; its default of 1 ms is slower.
-const GATHER: Duration = Duration::from_micros(50);
+/// How long it gathers appends for one sync. Alone there is nothing to gather; with company, each append had
+/// a sync of its own without, and its default of 1 ms is slower.
+pub(crate) const fn gather(threads: usize) -> Duration {
+    match threads {
+        1 => Duration::ZERO,
+        _ => Duration::from_micros(50),
+    }
+}
 
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 struct Bytes;
@@ -43,10 +48,7 @@ struct Locked {
 pub(super) fn open(setup: &Setup<'_>) -> Result<Box<dyn Engine>> {
     let mut config = Config::new(setup.dir.display());
     config.wal.chunk_max_size = Some(CHUNK_BYTES);
-    config.wal.flush_batch_wait = Some(match setup.threads {
-        1 => Duration::ZERO,
-        _ => GATHER,
-    });
+    config.wal.flush_batch_wait = Some(gather(setup.threads));
     let log = RaftLog::open(Arc::new(config))?;
     let last = log.log_state().last().map_or(0, |(_, index)| *index);
     Ok(Box::new(Locked {

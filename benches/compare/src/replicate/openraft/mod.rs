@@ -43,7 +43,7 @@ pub(super) fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Work
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let nodes = runtime.block_on(start_nodes(dir))?;
+    let nodes = runtime.block_on(start_nodes(dir, clients.count))?;
     Ok(Box::new(Cluster {
         runtime,
         nodes,
@@ -51,7 +51,7 @@ pub(super) fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Work
     }))
 }
 
-async fn start_nodes(dir: &Path) -> Result<Vec<Node>> {
+async fn start_nodes(dir: &Path, clients: usize) -> Result<Vec<Node>> {
     let config = Config {
         election_timeout_min: 2000,
         election_timeout_max: 4000,
@@ -64,7 +64,7 @@ async fn start_nodes(dir: &Path) -> Result<Vec<Node>> {
     let net = Net::default();
     let mut nodes = Vec::new();
     for id in NODES {
-        let store = Store::open(&dir.join(id.to_string()))?;
+        let store = Store::open(&dir.join(id.to_string()), clients)?;
         let node = Node::new(
             id,
             Arc::clone(&config),

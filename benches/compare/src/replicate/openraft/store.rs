@@ -6,7 +6,6 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt};
 use openraft::entry::EntryPayload;
@@ -25,6 +24,7 @@ use raft_log::{Callback, RaftLog};
 use tokio::sync::oneshot;
 
 use super::{Data, Types};
+use crate::engine::raft_log::gather;
 
 /// Term, leader and index.
 type StoredId = ((u64, u64), u64);
@@ -123,11 +123,10 @@ fn stored_id(id: &LogIdOf<Types>) -> StoredId {
 }
 
 impl Store {
-    pub(super) fn open(dir: &Path) -> io::Result<Self> {
+    pub(super) fn open(dir: &Path, clients: usize) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         let mut config = raft_log::Config::new(dir.display());
-        // openraft gathers entries itself.
-        config.wal.flush_batch_wait = Some(Duration::ZERO);
+        config.wal.flush_batch_wait = Some(gather(clients));
         let log = RaftLog::open(Arc::new(config))?;
         Ok(Self {
             log: Arc::new(RwLock::new(log)),
