@@ -139,6 +139,13 @@ impl Group {
         round.over.wait().of(seq).map(Role::Done)
     }
 
+    /// Waits until the caller leads, whatever is durable. The leader before it is done then, and nobody but
+    /// the caller does I/O.
+    pub(super) fn lead(&self) {
+        // No write has this number, so it ends only by leading.
+        while !matches!(self.enter(WriteSeq(u64::MAX)), Ok(Role::Lead)) {}
+    }
+
     /// The leader begins to make durable everything up to `goal`, which is all that is written: nothing may be
     /// written between the choice of the goal and this call.
     pub(super) fn begin(&self, goal: WriteSeq) {
@@ -166,3 +173,6 @@ impl Group {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -318,11 +318,18 @@ impl Handle {
     }
 
     fn let_go(&self) {
-        {
+        // Whoever is writing comes to an end first: then the directory may become somebody else's.
+        self.group.lead();
+        let durable = {
             let mut core = self.core.lock();
             core.closed = true;
             core.released = true;
-        }
+            core.durable
+        };
+        self.group.finish(Outcome {
+            durable,
+            error: Some(WalError::Closed),
+        });
         self.stock.stop();
         if let Some(helper) = self.helper.lock().take() {
             // A helper that panicked has nothing more to say.
