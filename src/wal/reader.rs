@@ -154,7 +154,8 @@ struct Entries<F> {
 impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Iterator for Entries<F> {
     type Item = Result<Stored, ReadError>;
 
-    #[inline]
+    // Inlined, the entry is moved about more often than it need be.
+    #[inline(never)]
     fn next(&mut self) -> Option<Self::Item> {
         // Most entries are neither the last of what was looked up nor damaged.
         if let Some(frames) = &mut self.frames

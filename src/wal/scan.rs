@@ -51,6 +51,7 @@ pub(super) struct Walk {
 
 impl<'a> Image<'a> {
     /// The frame at `offset`, which must end within `limit`.
+    #[inline]
     pub(super) fn frame(&self, offset: usize, limit: usize) -> Result<Frame<'a>, Stop> {
         let Some(rest) = self.bytes.get(offset..limit) else {
             return Err(Stop::Bad("a place past the segment's end"));
@@ -167,27 +168,30 @@ impl<'a> Image<'a> {
 
     /// The next place from `from` on, in steps of 8, that looks like a frame's head but for its checksum.
     fn next_like_a_head(&self, from: usize) -> Option<usize> {
-        const STRIDE: usize = 4096;
+        // A recycled file is full of frames, a fresh one is empty: few words at first, then ever more.
+        const MOST: usize = 4096;
+        let mut stride = 8;
         let last = self.bytes.len().checked_sub(HEAD_BYTES)?;
         let mut at = from;
         while at <= last {
-            // The second eight bytes of a head hold its length, kind, tag and stream.
-            let words = self.bytes[at + 8..].chunks_exact(8).take(STRIDE);
-            let like =
-                |word: &[u8]| matches!(word, [_, _, _, _, kind, _, 0, 0] if Kind::is_one(*kind));
-            let strides = words.len();
+            let words = self.bytes[at + 8..].as_chunks().0;
+            let words = &words[..words.len().min(stride)];
             // First without a branch, which compilers make many comparisons at once.
-            if words.clone().fold(false, |any, word| any | like(word)) {
-                let found = words.clone().position(like)?;
+            if words.iter().fold(false, |any, word| any | is_like(word)) {
+                let found = words.iter().position(is_like)?;
                 return Some(at + found * 8).filter(|&at| at <= last);
             }
-            at += strides * 8;
-            if strides == 0 {
-                return None;
-            }
+            at += words.len() * 8;
+            stride = MOST.min(stride * 2);
         }
         None
     }
+}
+
+/// Whether these may be the second eight bytes of a head: length, kind, tag, and a stream of zero.
+const fn is_like(word: &[u8; 8]) -> bool {
+    let [_, _, _, _, kind, _, stream @ ..] = *word;
+    Kind::is_one(kind) & (u16::from_le_bytes(stream) == 0)
 }
 
 /// What stands in a segment behind the last frame that follows.
