@@ -139,6 +139,14 @@ fn a_late_refusal_does_not_send_the_leader_back() {
         let late = step(&mut raft, received(B, 1, rejected(prev, id(1, 1))));
         assert_eq!(late, [], "of {prev}");
     }
+    // One that was overtaken by a later one, while the leader asks where that one told it to.
+    let probe = step(&mut raft, received(B, 1, rejected(4, id(1, 3))));
+    assert_eq!(to_b(&probe), [(3, 4)]);
+    let late = step(&mut raft, received(B, 1, rejected(2, id(1, 1))));
+    assert_eq!(late, []);
+    // Whatever the hint, what was refused is not asked again.
+    let probe = step(&mut raft, received(B, 1, rejected(3, id(1, 3))));
+    assert_eq!(to_b(&probe), [(2, 3)]);
     // Entries sent before the refusal may arrive all the same, out of order.
     let mut raft = leader_with(1, 1);
     step(&mut raft, received(B, 1, matched(1, 0)));

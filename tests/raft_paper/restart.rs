@@ -47,16 +47,16 @@ fn the_order_of_the_voters_does_not_matter_and_each_counts_once() {
 #[test]
 fn durability_is_never_taken_back_nor_taken_in_advance() {
     let mut raft = core(3, &[1]);
-    step(&mut raft, received(B, 1, append(id(1, 1), id(1, 2), 0)));
-    step(&mut raft, received(B, 1, append(id(1, 2), id(1, 3), 0)));
+    step(&mut raft, received(B, 2, append(id(1, 1), id(2, 2), 0)));
+    step(&mut raft, received(B, 2, append(id(2, 2), id(2, 3), 0)));
     sync(&mut raft, 2);
-    sync(&mut raft, 1);
-    let beat = step(&mut raft, received(B, 1, heartbeat(id(1, 3), 0, 1)));
-    assert_eq!(beat, [now(B, 1, matched(3, 1))]);
+    sync(&mut raft, 0);
+    let beat = step(&mut raft, received(B, 2, heartbeat(id(2, 3), 0, 1)));
+    assert_eq!(beat, [now(B, 2, matched(3, 1))]);
     // One of writes to come does not cover them.
     sync(&mut raft, 9);
-    let more = step(&mut raft, received(B, 1, append(id(1, 3), id(1, 4), 0)));
-    assert_eq!(sends(&more), [after(3, B, 1, matched(4, 1))]);
+    let more = step(&mut raft, received(B, 2, append(id(2, 3), id(2, 4), 0)));
+    assert_eq!(sends(&more), [after(3, B, 2, matched(4, 1))]);
 }
 
 /// Entries that were written in an earlier term are acknowledged in this one only once this one is

@@ -105,6 +105,14 @@ fn an_answer_to_what_was_never_sent_counts_for_nothing() {
     assert_eq!(effects, [], "a round to come");
     let asked = step(&mut raft, Event::Read { read: ReadId(1) });
     assert_eq!(sends(&asked), asked, "the read waits for its round");
+    let other = step(&mut raft, received(C, 1, matched(1, 0)));
+    assert_eq!(other, [], "B was not asked yet when it answered");
+    let outcome = AppendOutcome::Rejected {
+        prev: LogIndex(u64::MAX),
+        hint: LogId::ORIGIN,
+    };
+    let refusal = Body::AppendReply { outcome, round: 0 };
+    assert_eq!(step(&mut leader(), received(B, 1, refusal)), []);
 }
 
 /// Who is not among the voters never stands for election.
