@@ -244,6 +244,47 @@ fn every_proposal_ends_when_the_node_is_shut_down() {
     assert!(node.status().stopped.is_some());
 }
 
+/// What is committed may still wait to be applied when the node stops.
+#[test]
+fn what_waits_to_be_applied_ends_when_the_node_is_shut_down() {
+    struct Gate {
+        entered: mpsc::Sender<()>,
+        open: mpsc::Receiver<()>,
+    }
+    impl StateMachine for Gate {
+        type Reply = ();
+        fn apply(&mut self, entries: &[Entry]) -> Vec<()> {
+            self.entered.send(()).unwrap();
+            self.open.recv().unwrap();
+            vec![(); entries.len()]
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (entered, inside) = mpsc::channel();
+    let (opened, open) = mpsc::channel();
+    let node = Node::builder(NodeId(1), dir.path())
+        .options(small())
+        .start(Gate { entered, open })
+        .unwrap();
+    let first = node.propose("x").unwrap();
+    inside.recv().unwrap();
+    let mut second = node.propose("y").unwrap();
+    let mut read = node.read_later(|_| ()).unwrap();
+    let mut committed = node.committed().from(1).map(Result::unwrap);
+    assert!(committed.any(|entry| *entry.payload == *b"y"));
+    std::thread::scope(|scope| {
+        let shutdown = scope.spawn(|| node.shutdown().unwrap());
+        // The end of the log is told once the threads have been told to stop.
+        assert!(node.committed().from(1_000).next().is_none());
+        opened.send(()).unwrap();
+        shutdown.join().unwrap();
+    });
+    assert_eq!(first.wait(), Ok(()));
+    let unknown = Some(Err(Error::OutcomeUnknown));
+    assert_eq!(second.wait_for(Duration::ZERO), unknown);
+    assert!(matches!(read.wait_for(Duration::ZERO), Some(Err(_))));
+}
+
 #[test]
 fn a_state_machine_that_panics_stops_its_node_and_nobody_waits_for_ever() {
     struct Fragile;

@@ -54,6 +54,9 @@ impl<M: StateMachine> ApplyQueue<M> {
         slots: impl Iterator<Item = (LogIndex, Slot<M::Reply>)>,
     ) {
         let mut queued = self.queued.lock();
+        if queued.stopped {
+            return;
+        }
         queued.committed = committed;
         queued.slots.extend(slots);
         drop(queued);
@@ -63,14 +66,24 @@ impl<M: StateMachine> ApplyQueue<M> {
     /// These reads are to be run once entries up to `index` are applied.
     pub(super) fn read(&self, index: LogIndex, jobs: impl Iterator<Item = ReadJob<M>>) {
         let mut queued = self.queued.lock();
+        if queued.stopped {
+            return;
+        }
         queued.reads.extend(jobs.map(|job| (index, job)));
         drop(queued);
         self.arrived.notify_one();
     }
 
+    /// Stops the apply thread. Nobody takes from the queue after this, and nobody puts in: what it held,
+    /// and what comes yet, is dropped, which tells those who wait.
     pub(super) fn stop(&self) {
-        self.queued.lock().stopped = true;
+        let mut queued = self.queued.lock();
+        queued.stopped = true;
+        let slots = std::mem::take(&mut queued.slots);
+        let reads = std::mem::take(&mut queued.reads);
+        drop(queued);
         self.arrived.notify_one();
+        drop((slots, reads));
     }
 }
 
