@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::hard_state;
 use super::reader::{LogError, entry};
 use crate::types::{Entry, HardState, LogIndex};
-use crate::wal;
+use crate::wal::{self, Verified};
 
 /// A node's log as its files have it at one moment.
 pub struct Inspection {
@@ -17,16 +17,28 @@ pub struct Inspection {
 /// # Errors
 /// As [`wal::open_read_only`].
 pub fn open_read_only(dir: impl AsRef<Path>) -> Result<Inspection, LogError> {
-    let dir = dir.as_ref();
+    Ok(Inspection {
+        wal: wal::open_read_only(wal_dir(dir.as_ref()))?,
+    })
+}
+
+/// Reads all of the log of the node whose directory is `dir`, or of the log that is `dir` itself, and finds
+/// all damage. Calls `progress` with the bytes read and the bytes there are.
+///
+/// # Errors
+/// As [`wal::verify`].
+pub fn verify(dir: impl AsRef<Path>, progress: impl FnMut(u64, u64)) -> Result<Verified, LogError> {
+    Ok(wal::verify(wal_dir(dir.as_ref()), progress)?)
+}
+
+/// A node keeps its log in a directory of its own below.
+fn wal_dir(dir: &Path) -> PathBuf {
     let below = dir.join("wal");
-    let dir: PathBuf = if below.is_dir() {
+    if below.is_dir() {
         below
     } else {
         dir.to_path_buf()
-    };
-    Ok(Inspection {
-        wal: wal::open_read_only(dir)?,
-    })
+    }
 }
 
 impl Inspection {
@@ -46,24 +58,18 @@ impl Inspection {
     }
 
     /// The entries from `first` to `last`, both included, as far as there are any. Stops after the first
-    /// error.
+    /// error. What is dropped meanwhile is left out.
     pub fn entries(
         &self,
         first: LogIndex,
         last: LogIndex,
     ) -> impl Iterator<Item = Result<Entry, LogError>> {
-        let first = first.max(self.wal.first());
-        let last = last.min(self.wal.last());
         let mut failed = false;
-        (first.0..=last.0).map_while(move |index| {
+        self.wal.range(first..=last).map_while(move |stored| {
             if failed {
                 return None;
             }
-            let read = self
-                .wal
-                .get(LogIndex(index))
-                .map_err(LogError::from)
-                .and_then(entry);
+            let read = stored.map_err(LogError::from).and_then(entry);
             failed = read.is_err();
             Some(read)
         })

@@ -9,7 +9,7 @@ mod inspect;
 mod members;
 mod reader;
 
-pub use inspect::{Inspection, open_read_only};
+pub use inspect::{Inspection, open_read_only, verify};
 pub use members::{decode_members, encode_members};
 pub use reader::{Entries, LogError, LogReader};
 

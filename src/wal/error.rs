@@ -66,6 +66,11 @@ pub enum WalError {
         /// The names of the two files.
         segments: [String; 2],
     },
+    /// The process that has the log open dropped the segment while it was read: look again.
+    Dropped {
+        /// The name of the segment's file.
+        segment: String,
+    },
     /// A call to the disk failed.
     Io(Fault),
     /// A write or sync of the log failed earlier, and nothing is known of what the disk holds since then.
@@ -91,6 +96,21 @@ pub enum WalError {
     Option(OptionError),
     /// The log was closed.
     Closed,
+}
+
+impl WalError {
+    /// Whether it says that the files are not what was written: bytes, or whole segments.
+    #[must_use]
+    pub const fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::Corruption { .. }
+                | Self::MissingSegment { .. }
+                | Self::DuplicateSegment { .. }
+                | Self::Foreign { .. }
+                | Self::NotALog { .. }
+        )
+    }
 }
 
 impl fmt::Display for WalError {
@@ -159,6 +179,10 @@ impl fmt::Display for WalError {
                 f,
                 "{one} and {other} are the same segment: remove the one that was copied"
             ),
+            Self::Dropped { segment } => write!(
+                f,
+                "{segment} was dropped by the process that has the log open: look again"
+            ),
             Self::Io(fault) => fault.fmt(f),
             Self::Failed(fault) => write!(
                 f,
@@ -191,6 +215,7 @@ impl std::error::Error for WalError {
             | Self::Corruption { .. }
             | Self::MissingSegment { .. }
             | Self::DuplicateSegment { .. }
+            | Self::Dropped { .. }
             | Self::TooLarge { .. }
             | Self::OutOfOrder { .. }
             | Self::Closed => None,

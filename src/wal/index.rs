@@ -112,6 +112,18 @@ impl Span {
         matches!(self.table, Table::Sealed(_))
     }
 
+    /// The last entry that stands below `offset` of this segment; the one before its first if none does.
+    /// Where the offsets are in a footer, all of it does.
+    pub(super) fn last_below(&self, offset: u64) -> LogIndex {
+        match &self.table {
+            Table::Sealed(_) => self.hi,
+            Table::Growing(offsets) => {
+                let count = offsets.partition_point(|&at| u64::from(at) < offset);
+                LogIndex(self.base.prev().0 + count as u64).clamp(self.lo.prev(), self.hi)
+            }
+        }
+    }
+
     /// The first and last entry that live in this segment; none if nothing does.
     pub(super) fn live(&self, floor: LogIndex) -> Option<(LogIndex, LogIndex)> {
         let lo = self.lo.max(floor.next());

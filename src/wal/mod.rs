@@ -40,6 +40,7 @@ use crate::types::{Durable, Identity, LogIndex, Staged, WriteSeq};
 use crate::vfs::LockGuard;
 
 mod core;
+mod damage;
 mod error;
 mod footer;
 mod format;
@@ -55,7 +56,10 @@ mod stock;
 mod verify;
 
 pub use error::{ReadError, WalError};
-pub use inspect::{Inspection, SegmentInfo, Stage, open_read_only, open_read_only_on};
+pub use inspect::{
+    Fence, Inspection, SegmentInfo, Stage, Verified, open_read_only, open_read_only_on, verify,
+    verify_on,
+};
 pub use options::WalOptions;
 pub use reader::{Stored, WalReader};
 pub use recover::{Recovery, Torn};

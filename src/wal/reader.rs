@@ -1,7 +1,7 @@
 //! Reading a log, beside whoever writes it.
 
 use std::io;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -273,6 +273,19 @@ impl Frames {
 
 /// Reads the first entry of a stretch.
 pub(super) fn read_first(stretch: &Stretch) -> Result<Stored, WalError> {
+    first_of(stretch, frames_view)
+}
+
+/// As [`read_first`], but copied before it is checked: where another process may use the file again, a slice
+/// of the map could change after the check.
+pub(super) fn copy_first(stretch: &Stretch) -> Result<Stored, WalError> {
+    first_of(stretch, frames_copy)
+}
+
+fn first_of(
+    stretch: &Stretch,
+    frames: fn(&Segment, LogIndex, u64, u64) -> Result<Bytes, WalError>,
+) -> Result<Stored, WalError> {
     let (segment, index) = (&*stretch.segment, stretch.first);
     let offset = match &stretch.offsets {
         Offsets::Copied(offsets) => offsets.first().copied().unwrap_or_default(),
@@ -283,10 +296,10 @@ pub(super) fn read_first(stretch: &Stretch) -> Result<Stored, WalError> {
     };
     let offset = u64::from(offset);
     let damaged = |what| damaged(segment, offset, index, what);
-    let mut bytes = frames_view(segment, index, offset, GLANCE_BYTES)?;
+    let mut bytes = frames(segment, index, offset, GLANCE_BYTES)?;
     let read = record_head(segment, offset, index, &bytes).map_err(damaged)?;
     if bytes.len() < HEAD_BYTES + read.len {
-        bytes = frames_view(segment, index, offset, (HEAD_BYTES + read.len) as u64)?;
+        bytes = frames(segment, index, offset, (HEAD_BYTES + read.len) as u64)?;
     }
     check_payload(&read, &bytes).map_err(damaged)?;
     Ok(Stored::new(
@@ -372,12 +385,39 @@ fn frames_view(
     offset: u64,
     len: u64,
 ) -> Result<Bytes, WalError> {
+    let frames = frames_range(segment, index, offset, len)?;
+    file_view(segment, frames.start, frames.end - frames.start)
+}
+
+/// Where in the file at most `len` bytes of frames from `offset` on stand.
+fn frames_range(
+    segment: &Segment,
+    index: LogIndex,
+    offset: u64,
+    len: u64,
+) -> Result<Range<u64>, WalError> {
     let end = segment.published();
     if offset < HEADER_BYTES || offset >= end {
         let what = "the offset of the entry is not one of a frame";
         return Err(damaged(segment, offset, index, what));
     }
-    file_view(segment, offset, len.min(end - offset))
+    Ok(offset..offset + len.min(end - offset))
+}
+
+/// As [`frames_view`], copied.
+fn frames_copy(
+    segment: &Segment,
+    index: LogIndex,
+    offset: u64,
+    len: u64,
+) -> Result<Bytes, WalError> {
+    let frames = frames_range(segment, index, offset, len)?;
+    let mut bytes = vec![0; usize::try_from(frames.end - frames.start).unwrap_or(usize::MAX)];
+    let missing = || io::Error::from(io::ErrorKind::NotFound);
+    let file = segment.file.get().ok_or_else(missing);
+    let read = file.and_then(|file| file.read_at(offset, &mut bytes));
+    read.map_err(Fault::at("read", &segment.path))?;
+    Ok(bytes.into())
 }
 
 fn file_view(segment: &Segment, offset: u64, len: u64) -> Result<Bytes, WalError> {

@@ -63,7 +63,7 @@ pub(super) struct Found {
     pub(super) segment: Arc<Segment>,
     file: Arc<dyn DiskFile>,
     /// Whether anything was written to it.
-    begun: bool,
+    pub(super) begun: bool,
     /// Its Start frame, if that is a good one.
     pub(super) start: Option<(Head, StartInfo)>,
 }
@@ -216,38 +216,54 @@ pub(super) fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result
     })
 }
 
+/// Whether a segment that was surveyed still has its name.
+pub(super) fn is_there(disk: &dyn Disk, dir: &Path, segment: &Segment) -> bool {
+    match open_segment(disk, dir, segment.sequence) {
+        Ok(found) => found.header.id == segment.id,
+        Err(WalError::Io(fault)) => fault.source.kind() != std::io::ErrorKind::NotFound,
+        Err(_) => true,
+    }
+}
+
 /// Checks that the files are one log's, and that none is missing between others.
 fn check_set(found: &[Found], owner: Option<(ClusterId, NodeId)>) -> Result<(), WalError> {
     let Some(first) = found.first() else {
         return Ok(());
     };
-    let identity = first.header.identity;
-    let expected = owner.unwrap_or((identity.cluster, identity.node));
     for (at, file) in found.iter().enumerate() {
-        let theirs = file.header.identity;
-        if (theirs.cluster, theirs.node) != expected || theirs != identity {
-            return Err(WalError::Foreign {
-                path: file.segment.path.clone(),
-                expected,
-                found: theirs,
-            });
-        }
-        if let Some(twin) = found[..at]
-            .iter()
-            .find(|twin| twin.header.id == file.header.id)
-        {
-            return Err(WalError::DuplicateSegment {
-                segments: [twin.segment.name.clone(), file.segment.name.clone()],
-            });
-        }
-        if file.header.sequence != file.segment.sequence {
-            return Err(file.damaged(0, "the header names another sequence than the file"));
-        }
+        check_file(file, &found[..at], owner)?;
         if file.segment.sequence != first.segment.sequence + at as u64 {
             return Err(WalError::MissingSegment {
                 segment: format::segment_name(first.segment.sequence + at as u64),
             });
         }
+    }
+    Ok(())
+}
+
+/// Checks that a file is of the same log as those before it, and none of them.
+pub(super) fn check_file(
+    file: &Found,
+    before: &[Found],
+    owner: Option<(ClusterId, NodeId)>,
+) -> Result<(), WalError> {
+    let identity = before.first().unwrap_or(file).header.identity;
+    let expected = owner.unwrap_or((identity.cluster, identity.node));
+    let theirs = file.header.identity;
+    if (theirs.cluster, theirs.node) != expected || theirs != identity {
+        return Err(WalError::Foreign {
+            path: file.segment.path.clone(),
+            expected,
+            found: theirs,
+        });
+    }
+    if let Some(twin) = before.iter().find(|twin| twin.header.id == file.header.id) {
+        return Err(WalError::DuplicateSegment {
+            segments: [twin.segment.name.clone(), file.segment.name.clone()],
+        });
+    }
+    if file.header.sequence != file.segment.sequence {
+        return Err(file.damaged(0, "the header names another sequence than the file"));
     }
     Ok(())
 }
@@ -530,6 +546,16 @@ impl Survey {
         if let Some(tail) = &self.tail {
             let _ = tail.segment.file.set(Arc::clone(&tail.file));
         }
+    }
+
+    /// How far batches, and segments that others follow, say that the log is durable.
+    pub(super) fn fenced(&self) -> Option<Position> {
+        let tail = self.tail.as_ref()?;
+        let begun = Position {
+            sequence: tail.segment.sequence,
+            offset: HEADER_BYTES,
+        };
+        Some(tail.fenced.max(begun))
     }
 
     /// The segment that is being written.

@@ -23,7 +23,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    const fn end(&self) -> usize {
+    pub(super) const fn end(&self) -> usize {
         self.offset + format::frame_bytes(self.payload.len())
     }
 }
@@ -164,6 +164,18 @@ impl<'a> Image<'a> {
             }
         }
         behind
+    }
+
+    /// The next good frame from `from` on that ends within `limit`.
+    pub(super) fn next_frame(&self, from: usize, limit: usize) -> Option<Frame<'a>> {
+        let mut at = from.next_multiple_of(8);
+        while let Some(head) = self.next_like_a_head(at).filter(|&head| head < limit) {
+            if let Ok(frame) = self.frame(head, limit) {
+                return Some(frame);
+            }
+            at = head + 8;
+        }
+        None
     }
 
     /// The next place from `from` on, in steps of 8, that looks like a frame's head but for its checksum.
