@@ -3,6 +3,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -41,11 +42,8 @@ enum Command {
     Demo(demo::Demo),
     /// Measures, in turns with the bare device
     Bench(bench::Bench),
-    /// Shows the segments of a log
     Inspect(tools::Inspect),
-    /// Reads all of a log and checks it; status 2 if it is damaged
     Verify(tools::Verify),
-    /// Prints the entries of a log
     Dump(tools::Dump),
 }
 
@@ -64,6 +62,14 @@ impl Failure {
         }
     }
 
+    /// Nothing is wrong and nothing more is wanted: status 0.
+    pub(crate) const fn quiet() -> Self {
+        Self {
+            status: 0,
+            text: String::new(),
+        }
+    }
+
     /// It could, and went wrong: status 1.
     pub(crate) fn runtime(text: impl Display) -> Self {
         Self {
@@ -78,7 +84,8 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) if error.use_stderr() => return end(&Failure::usage(one_line(&error))),
         Err(help) => {
-            print!("{help}");
+            // Who asked may have seen enough of it.
+            let _ = write!(std::io::stdout(), "{help}");
             return ExitCode::SUCCESS;
         }
     };
@@ -100,7 +107,9 @@ fn main() -> ExitCode {
 }
 
 fn end(failure: &Failure) -> ExitCode {
-    eprintln!("catamaran: {}", failure.text);
+    if !failure.text.is_empty() {
+        eprintln!("catamaran: {}", failure.text);
+    }
     ExitCode::from(failure.status)
 }
 
