@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 use catamaran::sim::Rng;
 
 const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
-const FLIPS: u64 = 60;
+const FLIPS: u64 = 20;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
