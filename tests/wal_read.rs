@@ -378,13 +378,11 @@ fn what_a_range_yields_beside_a_truncating_writer_was_in_the_log_during_the_iter
         while moment.load(Ordering::SeqCst) <= writes {
             let began = moment.load(Ordering::SeqCst);
             let mut seen = Vec::new();
-            let mut expected = 1;
-            for stored in reader.range(LogIndex(1)..=LogIndex(400)) {
+            for (expected, stored) in (1..).zip(reader.range(LogIndex(1)..=LogIndex(400))) {
                 let Ok(stored) = stored else {
                     break;
                 };
                 assert_eq!(stored.index, LogIndex(expected));
-                expected += 1;
                 let born = u64::from_le_bytes((*stored.payload).try_into().unwrap());
                 seen.push((stored.index.0, born));
             }
