@@ -183,7 +183,7 @@ impl DiskFile for StdFile {
     }
 
     fn view(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let end = offset.checked_add(len as u64).unwrap_or(u64::MAX);
+        let end = offset.saturating_add(len as u64);
         let map = match self.map.get() {
             Some(map) if end <= map.frozen() => map,
             _ => self.map_up_to(end)?,
