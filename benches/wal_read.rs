@@ -29,7 +29,7 @@ impl Random {
             .state
             .wrapping_mul(6_364_136_223_846_793_005)
             .wrapping_add(1);
-        ((self.state >> 33) * self.last >> 31) + 1
+        (((self.state >> 33) * self.last) >> 31) + 1
     }
 }
 
