@@ -9,7 +9,8 @@ use std::sync::{Arc, Barrier};
 use catamaran::sim::{Op, Rng, SimDisk, Survival};
 use catamaran::types::LogIndex;
 use catamaran::wal::{
-    Inspection, Preparer, ReadError, Recovery, Stage, Wal, WalError, WalOptions, open_read_only_on,
+    Batch, Inspection, Preparer, ReadError, Record, Recovery, Stage, Wal, WalError, WalOptions,
+    open_read_only_on,
 };
 
 fn options(disk: &SimDisk) -> WalOptions {
@@ -376,4 +377,75 @@ fn a_look_at_a_log_shows_all_of_it_and_changes_nothing() {
     );
     assert!(named, "{error:?}");
     assert_eq!(disk.ops(), whole, "nothing was written");
+}
+
+/// A log of entries with a mark each, truncated from its second segment back to entry 9 of its first.
+fn truncated_over_a_boundary(disk: &SimDisk) -> Wal {
+    let (wal, _) = open(disk).unwrap();
+    let mut mark = 0;
+    loop {
+        mark += 1;
+        let payload = &[7; 3000];
+        let records = &[Record {
+            mark,
+            tag: 0,
+            payload,
+        }];
+        let staged = wal
+            .write(&Batch {
+                records,
+                ..Batch::default()
+            })
+            .unwrap();
+        wal.sync(staged).unwrap();
+        let segments = look(disk).unwrap().segments();
+        if segments[1].used > 48 << 10 {
+            break;
+        }
+    }
+    let back = Batch {
+        truncate_from: Some(LogIndex(10)),
+        ..Batch::default()
+    };
+    wal.sync(wal.write(&back).unwrap()).unwrap();
+    wal
+}
+
+/// Lets the first two segments go, of which the second is not removed, and checks that what is left still is
+/// one log.
+fn drop_what_was_truncated(disk: &SimDisk, wal: Wal, tenth: &[u8]) {
+    append(&wal, tenth).unwrap();
+    disk.fail(Op::Remove, disk.count(Op::Remove) + 1, ErrorKind::Other);
+    disk.fail(Op::Rename, disk.count(Op::Rename) + 3, ErrorKind::Other);
+    wal.sync(wal.drop_prefix(LogIndex(9)).unwrap()).unwrap();
+    wal.close().unwrap();
+    let left = [1, 2].map(|sequence| disk.peek(&segment(sequence)).is_some());
+    assert_eq!(left, [false, true]);
+    look(disk).unwrap().verify(|_| ()).unwrap();
+    let (wal, recovery) = open(disk).unwrap();
+    assert_eq!(
+        (recovery.first, recovery.last),
+        (LogIndex(10), LogIndex(10))
+    );
+    let stored = wal.reader().get(LogIndex(10)).unwrap();
+    assert_eq!((stored.mark, &*stored.payload), (9, tenth));
+    assert_eq!(wal.reader().floor(), (LogIndex(9), 9));
+}
+
+#[test]
+fn a_truncation_is_read_right_when_the_segments_it_reached_into_are_gone() {
+    // In a segment that ends in order.
+    let disk = SimDisk::new(1);
+    let wal = truncated_over_a_boundary(&disk);
+    drop_what_was_truncated(&disk, wal, &[8; 16_000]);
+    // In one that recovery cut.
+    let disk = SimDisk::new(1);
+    let wal = truncated_over_a_boundary(&disk);
+    append(&wal, b"torn").unwrap();
+    drop(wal);
+    let at = find(&disk, &segment(2), b"torn");
+    flip(&disk, &segment(2), at);
+    let (wal, recovery) = open(&disk).unwrap();
+    assert_eq!(recovery.last, LogIndex(9));
+    drop_what_was_truncated(&disk, wal, b"tenth");
 }

@@ -143,3 +143,33 @@ fn after_a_power_cut_nothing_that_a_recycled_file_held_before_is_read() {
         }
     }
 }
+
+#[test]
+fn a_footer_that_outlived_its_frames_is_never_taken_for_the_end_of_others() {
+    let disk = SimDisk::new(1);
+    let (wal, _) = open_sim(&disk);
+    let look = || open_read_only_on(Arc::new(disk.clone()), "/wal").unwrap();
+    let used = |segment: usize| look().segments()[segment].used as usize;
+    append(&wal, 50);
+    let (last, before) = (look().last(), used(0));
+    // It does not fit, and ends the segment while there is room for smaller ones.
+    let staged = wal.append(&[&[7; 16 << 10]]).unwrap();
+    wal.sync(staged).unwrap();
+    drop(wal);
+    assert_eq!(look().segments()[0].stage, Stage::Sealed);
+    assert!(used(0) > before);
+    // Of all that, only the sectors of the footer reached the disk.
+    for (segment, from) in [(0, before), (1, 4096)] {
+        let path = Path::new("/wal").join(&look().segments()[segment].file);
+        let lost = vec![0; used(segment) - from];
+        disk.poke(&path, from, &lost).unwrap();
+    }
+    assert_eq!(look().last(), last);
+    for turn in 0..3 {
+        let (wal, recovery) = open_sim(&disk);
+        assert_eq!(recovery.last.0, last.0 + 2 * turn);
+        append(&wal, 2);
+        assert_holds(&wal.reader(), recovery.last.0 + 2);
+        wal.close().unwrap();
+    }
+}

@@ -4,6 +4,9 @@
 //! leaves. A sync copies the first to the second. Names have the same two lives, apart from the bytes.
 //! What lies between is up to the cut: each sector of 512 bytes and each name that was not synced may have
 //! reached the disk or not.
+//!
+//! Images share their bytes until one of them is written to, so that a copy of the whole disk costs little:
+//! one run can be recorded call by call, and the power cut at each of its calls afterwards.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -15,8 +18,9 @@ use parking_lot::Mutex;
 use super::Rng;
 use crate::types::{Backing, Bytes};
 use crate::vfs::{Access, Disk, DiskFile, LockGuard};
+use inode::Inode;
 
-const SECTOR: usize = 512;
+mod inode;
 
 /// A kind of call to the disk.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -57,41 +61,15 @@ pub enum Survival {
     Random(u64),
 }
 
-#[derive(Clone, Default)]
-struct Inode {
-    live: Vec<u8>,
-    durable: Vec<u8>,
-    /// Sectors that differ, maybe.
-    dirty: BTreeSet<usize>,
-}
-
-impl Inode {
-    fn write(&mut self, offset: usize, bytes: &[u8]) {
-        let end = offset + bytes.len();
-        if end > self.live.len() {
-            self.live.resize(end, 0);
-        }
-        self.live[offset..end].copy_from_slice(bytes);
-        self.dirty.extend(offset / SECTOR..end.div_ceil(SECTOR));
-    }
-
-    fn sync(&mut self) {
-        self.durable.resize(self.live.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            self.keep(sector);
-        }
-    }
-
-    /// A sector reaches the disk, as far as the durable length goes.
-    fn keep(&mut self, sector: usize) {
-        let start = sector * SECTOR;
-        let end = (start + SECTOR)
-            .min(self.live.len())
-            .min(self.durable.len());
-        if start < end {
-            self.durable[start..end].copy_from_slice(&self.live[start..end]);
-        }
-    }
+/// A call that changed, or tried to change, something.
+#[derive(Clone)]
+pub struct Call {
+    /// What it was.
+    pub op: Op,
+    /// The file, under the name that it had then, or the directory. A rename goes by its old name.
+    pub path: PathBuf,
+    /// The disk as the call left it.
+    pub after: SimDisk,
 }
 
 #[derive(Clone, Default)]
@@ -106,14 +84,34 @@ struct World {
     counts: BTreeMap<Op, u64>,
     crash: Option<(u64, Moment)>,
     crashed: bool,
-    faults: Vec<(Op, u64, io::ErrorKind)>,
+    faults: Vec<(Op, u64, Moment, io::ErrorKind)>,
+    /// The calls that a fault has hit.
+    failed: Vec<(Op, PathBuf)>,
+    /// The calls so far, if they are recorded.
+    record: Option<Vec<Call>>,
     seed: u64,
     drawn: u64,
 }
 
+/// What a call is about.
+#[derive(Clone, Copy)]
+enum Target<'a> {
+    Path(&'a Path),
+    Inode(usize),
+}
+
+/// What is to come of a call that was let in.
+#[must_use]
+struct Entered<'a> {
+    op: Op,
+    target: Target<'a>,
+    /// The error it ends with, though it takes effect.
+    late: Option<io::Error>,
+}
+
 impl World {
-    /// Counts a call, and fails it where the plan says so. True if it has to fail after its effect.
-    fn enter(&mut self, op: Op) -> io::Result<bool> {
+    /// Counts a call, and fails it without effect where the plan says so.
+    fn enter<'a>(&mut self, op: Op, target: Target<'a>) -> io::Result<Entered<'a>> {
         if self.crashed {
             return Err(power_lost());
         }
@@ -122,30 +120,85 @@ impl World {
         let nth = *count;
         if op != Op::Read {
             self.ops += 1;
-            match self.crash {
-                Some((at, moment)) if at == self.ops => {
-                    self.crashed = true;
-                    return match moment {
-                        Moment::Before => Err(power_lost()),
-                        Moment::After => Ok(true),
-                    };
-                }
-                _ => {}
-            }
         }
-        match self
+        let crash = self
+            .crash
+            .filter(|&(at, _)| at == self.ops && op != Op::Read);
+        let fault = self
             .faults
             .iter()
-            .find(|fault| (fault.0, fault.1) == (op, nth))
-        {
-            Some(fault) => Err(fault.2.into()),
-            None => Ok(false),
+            .find(|fault| (fault.0, fault.1) == (op, nth));
+        let (moment, error) = match (crash, fault) {
+            (Some((_, moment)), _) => {
+                self.crashed = true;
+                (moment, power_lost())
+            }
+            (None, Some(&(_, _, moment, kind))) => {
+                self.failed.push((op, self.path(target)));
+                (moment, kind.into())
+            }
+            (None, None) => {
+                let late = None;
+                return Ok(Entered { op, target, late });
+            }
+        };
+        match moment {
+            Moment::Before => {
+                self.note(op, target);
+                Err(error)
+            }
+            Moment::After => {
+                let late = Some(error);
+                Ok(Entered { op, target, late })
+            }
         }
+    }
+
+    /// The end of a call that had its effect.
+    fn leave(&mut self, entered: Entered<'_>) -> io::Result<()> {
+        self.note(entered.op, entered.target);
+        entered.late.map_or(Ok(()), Err)
+    }
+
+    fn note(&mut self, op: Op, target: Target<'_>) {
+        if self.record.is_none() || op == Op::Read {
+            return;
+        }
+        let call = Call {
+            op,
+            path: self.path(target),
+            after: self.image(),
+        };
+        self.record.get_or_insert_default().push(call);
+    }
+
+    /// The disk as it is, for somebody else: without plans, locks and counts.
+    fn image(&self) -> SimDisk {
+        SimDisk::of(Self {
+            inodes: self.inodes.clone(),
+            live: self.live.clone(),
+            durable: self.durable.clone(),
+            dirs: self.dirs.clone(),
+            seed: self.seed,
+            drawn: self.drawn,
+            ..Self::default()
+        })
     }
 
     fn inode(&self, path: &Path) -> io::Result<usize> {
         let inode = self.live.get(path).copied();
         inode.ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    /// The name of what a call is about; of a file that was removed, none.
+    fn path(&self, target: Target<'_>) -> PathBuf {
+        match target {
+            Target::Path(path) => path.to_path_buf(),
+            Target::Inode(inode) => {
+                let named = self.live.iter().find(|(_, named)| **named == inode);
+                named.map(|(path, _)| path.clone()).unwrap_or_default()
+            }
+        }
     }
 }
 
@@ -155,11 +208,6 @@ fn power_lost() -> io::Error {
 
 fn invalid(what: &'static str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what)
-}
-
-/// The end of a call that had its effect.
-fn leave(fails: bool) -> io::Result<()> {
-    if fails { Err(power_lost()) } else { Ok(()) }
 }
 
 /// A simulated disk. Clones are the same disk.
@@ -172,10 +220,13 @@ impl SimDisk {
     /// An empty disk, whose [`Disk::entropy`] comes from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        let world = World {
+        Self::of(World {
             seed,
             ..World::default()
-        };
+        })
+    }
+
+    fn of(world: World) -> Self {
         Self {
             world: Arc::new(Mutex::new(world)),
         }
@@ -207,7 +258,32 @@ impl SimDisk {
 
     /// Fails the `nth` call of a kind since the disk was made, counted from 1, without effect.
     pub fn fail(&self, op: Op, nth: u64, error: io::ErrorKind) {
-        self.world.lock().faults.push((op, nth, error));
+        let fault = (op, nth, Moment::Before, error);
+        self.world.lock().faults.push(fault);
+    }
+
+    /// Fails the `nth` call of a kind other than [`Op::Read`] once it has taken effect.
+    pub fn fail_late(&self, op: Op, nth: u64, error: io::ErrorKind) {
+        let fault = (op, nth, Moment::After, error);
+        self.world.lock().faults.push(fault);
+    }
+
+    /// The calls so far that [`SimDisk::fail`] or [`SimDisk::fail_late`] made fail, and what they were about.
+    #[must_use]
+    pub fn failed(&self) -> Vec<(Op, PathBuf)> {
+        self.world.lock().failed.clone()
+    }
+
+    /// Records the calls from now on.
+    pub fn record(&self) {
+        self.world.lock().record = Some(Vec::new());
+    }
+
+    /// The calls since [`SimDisk::record`] that changed, or tried to change, something. The last one is
+    /// number [`SimDisk::ops`].
+    #[must_use]
+    pub fn calls(&self) -> Vec<Call> {
+        self.world.lock().record.clone().unwrap_or_default()
     }
 
     /// The disk as it is found after a power cut now. This one is not changed.
@@ -236,26 +312,27 @@ impl SimDisk {
                 names.insert(path.clone(), inode);
             }
         }
+        // Two names of one file are one file still.
+        let mut moved = BTreeMap::new();
         let mut inodes = Vec::new();
-        for (path, name) in names
-            .iter_mut()
-            .enumerate()
-            .map(|(at, (_, name))| (at, name))
-        {
-            let mut inode = world.inodes[*name].clone();
-            if inode.live.len() > inode.durable.len() && survives() {
-                inode.durable.resize(inode.live.len(), 0);
-            }
-            for sector in std::mem::take(&mut inode.dirty) {
-                if survives() {
-                    inode.keep(sector);
+        for name in names.values_mut() {
+            let inode = *moved.entry(*name).or_insert_with(|| {
+                let mut inode = world.inodes[*name].clone();
+                if inode.live.len() > inode.durable.len() && survives() {
+                    inode.keep_len();
                 }
-            }
-            inode.live.clone_from(&inode.durable);
-            inodes.push(inode);
-            *name = path;
+                for sector in std::mem::take(&mut inode.dirty) {
+                    if survives() {
+                        inode.keep(sector);
+                    }
+                }
+                inode.live = Arc::clone(&inode.durable);
+                inodes.push(inode);
+                inodes.len() - 1
+            });
+            *name = inode;
         }
-        let found = World {
+        Self::of(World {
             inodes,
             live: names.clone(),
             durable: names,
@@ -263,29 +340,14 @@ impl SimDisk {
             seed: world.seed,
             drawn: world.drawn,
             ..World::default()
-        };
-        Self {
-            world: Arc::new(Mutex::new(found)),
-        }
+        })
     }
 
     /// The disk as it is found after its user was killed now and power stayed on: nothing is lost, and
     /// nothing more is durable. This one is not changed.
     #[must_use]
     pub fn kill(&self) -> Self {
-        let world = self.world.lock();
-        let found = World {
-            inodes: world.inodes.clone(),
-            live: world.live.clone(),
-            durable: world.durable.clone(),
-            dirs: world.dirs.clone(),
-            seed: world.seed,
-            drawn: world.drawn,
-            ..World::default()
-        };
-        Self {
-            world: Arc::new(Mutex::new(found)),
-        }
+        self.world.lock().image()
     }
 
     /// The live bytes of a file, if there is one.
@@ -293,7 +355,7 @@ impl SimDisk {
     pub fn peek(&self, path: &Path) -> Option<Vec<u8>> {
         let world = self.world.lock();
         let inode = world.inode(path).ok()?;
-        Some(world.inodes[inode].live.clone())
+        Some(world.inodes[inode].live.to_vec())
     }
 
     /// Changes bytes of a file behind everyone's back, durably: damage.
@@ -331,14 +393,14 @@ impl Disk for SimDisk {
         if world.dirs.contains(dir) {
             return Ok(());
         }
-        let fails = world.enter(Op::Create)?;
+        let entered = world.enter(Op::Create, Target::Path(dir))?;
         world.dirs.extend(dir.ancestors().map(Path::to_path_buf));
-        leave(fails)
+        world.leave(entered)
     }
 
     fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
         let mut world = self.world.lock();
-        world.enter(Op::Read)?;
+        let _ = world.enter(Op::Read, Target::Path(dir))?;
         if !world.dirs.contains(dir) {
             return Err(io::ErrorKind::NotFound.into());
         }
@@ -349,17 +411,17 @@ impl Disk for SimDisk {
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.world.lock();
-        let fails = world.enter(Op::Create)?;
+        let entered = world.enter(Op::Create, Target::Path(path))?;
         let inode = world.inodes.len();
         world.inodes.push(Inode::default());
         world.live.insert(path.to_path_buf(), inode);
-        leave(fails)?;
+        world.leave(entered)?;
         Ok(self.file(inode, Access::ReadWrite, 0))
     }
 
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.world.lock();
-        world.enter(Op::Read)?;
+        let _ = world.enter(Op::Read, Target::Path(path))?;
         let inode = world.inode(path)?;
         let frozen = match access {
             Access::Read => world.inodes[inode].live.len() as u64,
@@ -370,30 +432,30 @@ impl Disk for SimDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut world = self.world.lock();
-        let fails = world.enter(Op::Rename)?;
+        let entered = world.enter(Op::Rename, Target::Path(from))?;
         let inode = world.inode(from)?;
         world.live.remove(from);
         world.live.insert(to.to_path_buf(), inode);
-        leave(fails)
+        world.leave(entered)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut world = self.world.lock();
-        let fails = world.enter(Op::Remove)?;
+        let entered = world.enter(Op::Remove, Target::Path(path))?;
         world.inode(path)?;
         world.live.remove(path);
-        leave(fails)
+        world.leave(entered)
     }
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut world = self.world.lock();
-        let fails = world.enter(Op::SyncDir)?;
+        let entered = world.enter(Op::SyncDir, Target::Path(dir))?;
         let World { live, durable, .. } = &mut *world;
         let inside = |path: &Path| path.parent() == Some(dir);
         durable.retain(|path, _| !inside(path));
         let now = live.iter().filter(|(path, _)| inside(path));
         durable.extend(now.map(|(path, &inode)| (path.clone(), inode)));
-        leave(fails)
+        world.leave(entered)
     }
 
     fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
@@ -442,9 +504,9 @@ struct SimFile {
     views: Arc<()>,
 }
 
-/// Bytes that a view gave: a copy, which nobody could change.
+/// A file's bytes as they were when a view was asked for.
 struct View {
-    bytes: Vec<u8>,
+    bytes: Arc<Vec<u8>>,
     _held: Arc<()>,
 }
 
@@ -455,26 +517,28 @@ impl Backing for View {
 }
 
 impl SimFile {
-    fn copy(&self, offset: u64, len: usize) -> io::Result<Vec<u8>> {
+    fn read(&self) -> io::Result<Arc<Vec<u8>>> {
         let mut world = self.disk.world.lock();
-        world.enter(Op::Read)?;
-        let live = &world.inodes[self.inode].live;
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let end = start.checked_add(len);
-        let bytes = end.and_then(|end| live.get(start..end));
-        Ok(bytes.ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
+        let _ = world.enter(Op::Read, Target::Inode(self.inode))?;
+        Ok(Arc::clone(&world.inodes[self.inode].live))
     }
+}
+
+/// Where `len` bytes at `offset` stand in a file of `size` bytes.
+fn span(offset: u64, len: usize, size: usize) -> io::Result<std::ops::Range<usize>> {
+    let start = usize::try_from(offset).map_err(io::Error::other)?;
+    let end = start.checked_add(len).filter(|&end| end <= size);
+    Ok(start..end.ok_or(io::ErrorKind::UnexpectedEof)?)
 }
 
 impl DiskFile for SimFile {
     fn size(&self) -> io::Result<u64> {
-        let mut world = self.disk.world.lock();
-        world.enter(Op::Read)?;
-        Ok(world.inodes[self.inode].live.len() as u64)
+        Ok(self.read()?.len() as u64)
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        into.copy_from_slice(&self.copy(offset, into.len())?);
+        let bytes = self.read()?;
+        into.copy_from_slice(&bytes[span(offset, into.len(), bytes.len())?]);
         Ok(())
     }
 
@@ -487,16 +551,16 @@ impl DiskFile for SimFile {
         }
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let mut world = self.disk.world.lock();
-        let fails = world.enter(Op::Write)?;
+        let entered = world.enter(Op::Write, Target::Inode(self.inode))?;
         world.inodes[self.inode].write(start, bytes);
-        leave(fails)
+        world.leave(entered)
     }
 
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.disk.world.lock();
-        let fails = world.enter(Op::Sync)?;
+        let entered = world.enter(Op::Sync, Target::Inode(self.inode))?;
         world.inodes[self.inode].sync();
-        leave(fails)
+        world.leave(entered)
     }
 
     fn freeze(&self, end: u64) {
@@ -516,80 +580,15 @@ impl DiskFile for SimFile {
         {
             return Err(invalid("a view past the frozen end"));
         }
+        let bytes = self.read()?;
+        let span = span(offset, len, bytes.len())?;
         let view = View {
-            bytes: self.copy(offset, len)?,
+            bytes,
             _held: Arc::clone(&self.views),
         };
-        Ok(Bytes::new(Arc::new(view), 0, len))
+        Ok(Bytes::new(Arc::new(view), span.start, len))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn disk_with_file() -> (SimDisk, Arc<dyn DiskFile>, PathBuf) {
-        let disk = SimDisk::new(1);
-        let dir = Path::new("/d");
-        disk.create_dir_all(dir).unwrap();
-        let path = dir.join("f");
-        let file = disk.create(&path).unwrap();
-        (disk, file, path)
-    }
-
-    #[test]
-    fn a_power_cut_keeps_what_was_synced_and_only_that_for_certain() {
-        let (disk, file, path) = disk_with_file();
-        file.write_at(0, &[1; 2048]).unwrap();
-        file.sync_data().unwrap();
-        assert_eq!(
-            disk.power_cut(Survival::None).peek(&path),
-            None,
-            "no name yet"
-        );
-        disk.sync_dir(Path::new("/d")).unwrap();
-        file.write_at(0, &[2; 2048]).unwrap();
-        let left = |survival| disk.power_cut(survival).peek(&path).unwrap();
-        assert_eq!(left(Survival::None), [1; 2048]);
-        assert_eq!(left(Survival::All), [2; 2048]);
-        let random: BTreeSet<_> = (0..32).map(|seed| left(Survival::Random(seed))).collect();
-        assert!(random.len() > 4, "sectors survive one by one");
-        assert_eq!(left(Survival::Random(7)), left(Survival::Random(7)));
-        for bytes in random {
-            for sector in bytes.chunks(SECTOR) {
-                assert!(
-                    sector.iter().all(|byte| *byte == sector[0]),
-                    "never within one"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn a_removed_name_comes_back_if_its_directory_was_not_synced() {
-        let (disk, file, path) = disk_with_file();
-        file.sync_data().unwrap();
-        disk.sync_dir(Path::new("/d")).unwrap();
-        disk.remove(&path).unwrap();
-        assert!(disk.power_cut(Survival::None).peek(&path).is_some());
-        disk.sync_dir(Path::new("/d")).unwrap();
-        assert!(disk.power_cut(Survival::None).peek(&path).is_none());
-    }
-
-    #[test]
-    fn calls_fail_where_the_plan_says() {
-        let (disk, file, _) = disk_with_file();
-        disk.fail(Op::Write, 2, io::ErrorKind::StorageFull);
-        file.write_at(0, b"a").unwrap();
-        let error = file.write_at(1, b"b").unwrap_err();
-        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
-        file.write_at(1, b"c").unwrap();
-        disk.crash_at(disk.ops() + 1, Moment::After);
-        file.write_at(2, b"d").unwrap_err();
-        assert!(disk.is_crashed());
-        file.write_at(3, b"e").unwrap_err();
-        let path = Path::new("/d/f");
-        assert_eq!(disk.power_cut(Survival::None).peek(path), None);
-        assert_eq!(disk.power_cut(Survival::All).peek(path).unwrap(), b"acd");
-    }
-}
+mod tests;

@@ -5,5 +5,5 @@
 mod disk;
 mod rng;
 
-pub use disk::{Moment, Op, SimDisk, Survival};
+pub use disk::{Call, Moment, Op, SimDisk, Survival};
 pub use rng::Rng;

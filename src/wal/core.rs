@@ -242,8 +242,10 @@ impl Core {
             self.state = Some(state.to_vec());
         }
         if let Some(from) = draft.truncate_from.filter(|&from| from <= self.index.last) {
-            self.put(plan, Kind::Truncate, (0, from, 0), &[]);
-            self.index.truncate(from);
+            let before = self.index.mark(from.prev());
+            let mark = before.unwrap_or(self.index.floor_mark);
+            self.put(plan, Kind::Truncate, (0, from, mark), &[]);
+            self.index.truncate(from, mark);
         }
         for record in draft.records {
             let index = self.index.last.next();

@@ -188,8 +188,9 @@ impl Index {
         }
     }
 
-    /// Entries from `from` on are no more, by a record in the last segment.
-    pub(super) fn truncate(&mut self, from: LogIndex) {
+    /// Entries from `from` on are no more, by a record in the last segment; `mark` is that of the entry
+    /// before, which may have gone with the segments before.
+    pub(super) fn truncate(&mut self, from: LogIndex, mark: u64) {
         if let Some(span) = self.spans.last_mut()
             && let Table::Growing(offsets) = &mut span.table
         {
@@ -203,6 +204,7 @@ impl Index {
             span.hi = from.prev();
         }
         self.supersede(from);
+        self.last_mark = mark;
     }
 
     /// What the spans before the last and the runs lose when a later segment holds everything from `from`.
@@ -436,7 +438,7 @@ mod tests {
             }
         }
         index.begin(segment(5));
-        index.truncate(LogIndex(15));
+        index.truncate(LogIndex(15), 1);
         index.push(2, 5000);
         index.begin(segment(6));
         for entry in 0..10 {
@@ -464,7 +466,7 @@ mod tests {
                 index.push(1, entry);
             }
         }
-        index.truncate(LogIndex(11));
+        index.truncate(LogIndex(11), 1);
         assert_eq!(index.dead_front(), 0, "the first still lives");
         index.drop_prefix(LogIndex(9), 1);
         assert_eq!(index.dead_front(), 0);

@@ -353,12 +353,11 @@ impl Survey {
     fn read_tail(&mut self, file: &Found, bytes: &Bytes) -> Result<(), WalError> {
         let image = file.image(bytes);
         let footer = Footer::decode(bytes, file.segment.id);
-        let footer_end = footer.map(|footer| footer.end);
-        let limit = footer_end.unwrap_or(file.segment.size);
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let footer_end = footer.and_then(|footer| usize::try_from(footer.end).ok());
+        let limit = footer_end.unwrap_or(bytes.len());
         self.index.begin(Arc::clone(&file.segment));
         let walk = image.replay(limit, &mut self.index, &mut self.state)?;
-        let sealed = footer_end == Some(walk.end as u64);
+        let sealed = footer_end == Some(walk.end);
         let mut open = false;
         if !sealed {
             let behind = image.behind(walk.end);
@@ -373,7 +372,12 @@ impl Survey {
                 Stop::End => walk.end,
                 Stop::Bad(_) => walk.end + format::HEAD_BYTES,
             };
-            let meant = begun.max(behind.end).max(walk.batch_end);
+            // A footer whose frames are not all there tells of a last write that did not end. To go on
+            // below it would let it name a false end later.
+            let meant = begun
+                .max(behind.end)
+                .max(walk.batch_end)
+                .max(footer_end.unwrap_or(0));
             open = meant == walk.end;
             if !open {
                 self.torn = Some(Torn {

@@ -241,7 +241,10 @@ fn apply(
             if head.index > index.last || head.index < index.first() {
                 return Err("a truncation outside of the log");
             }
-            index.truncate(head.index);
+            if head.mark > index.last_mark || head.mark < index.floor_mark {
+                return Err("a truncation back to a mark that is not the log's");
+            }
+            index.truncate(head.index, head.mark);
         }
         Kind::Record => {
             let follows = head.index.0.checked_sub(1) == Some(index.last.0);

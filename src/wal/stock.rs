@@ -73,6 +73,19 @@ impl Drop for Gone {
     }
 }
 
+/// Whether the oldest dead segment could be let go. Until it is, no later one may go: a log with a gap is
+/// refused.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+enum Setback {
+    /// Nothing is known against it.
+    #[default]
+    None,
+    /// It failed, and waits for somebody to ask again.
+    Failed,
+    /// It is to be tried again, and then only removed: it may have another name by now, or none.
+    Retry,
+}
+
 #[derive(Default)]
 struct State {
     ready: VecDeque<(u64, Arc<dyn DiskFile>)>,
@@ -84,6 +97,7 @@ struct State {
     failure: Option<WalError>,
     /// Segments that hold nothing any more, oldest first.
     dead: VecDeque<Arc<Segment>>,
+    setback: Setback,
     stopped: bool,
 }
 
@@ -187,6 +201,9 @@ impl Stock {
         }
         state.wanted = state.wanted.max(wanted);
         state.dead.extend(dead);
+        if state.setback == Setback::Failed {
+            state.setback = Setback::Retry;
+        }
         match self.preparer {
             Preparer::Thread => {
                 self.changed.notify_all();
@@ -236,7 +253,11 @@ impl Stock {
         let may_make = !state.stopped && state.failure.is_none();
         let wanted = may_make && state.next <= state.wanted;
         let spare = may_make && state.ready.len() < AHEAD_OF_DEAD;
-        let usable = state.dead.front_mut().map(|dead| self.is_usable(dead));
+        let usable = match state.setback {
+            Setback::None => state.dead.front_mut().map(|dead| self.is_usable(dead)),
+            Setback::Failed => None,
+            Setback::Retry => Some(false),
+        };
         match usable {
             Some(true) if wanted || spare => self.recycle(state),
             _ if wanted => self.fill(state),
@@ -270,19 +291,17 @@ impl Stock {
 
     fn recycle(&self, state: &mut MutexGuard<'_, State>) {
         let sequence = state.next;
-        let Some(dead) = state.dead.pop_front() else {
+        let Some(mut dead) = state.dead.pop_front() else {
             return;
         };
-        let path = dead.path.clone();
         // Its file is closed before it is opened anew.
-        drop(dead);
+        drop(Arc::get_mut(&mut dead).and_then(|dead| dead.file.take()));
         let made = MutexGuard::unlocked(state, || {
-            prepare::recycle(&*self.disk, &self.plan, sequence, &path)
+            prepare::recycle(&*self.disk, &self.plan, sequence, &dead.path)
         });
         match made {
             Ok(file) => self.stand_ready(state, sequence, file),
-            // Later ones must not go before this one; the next open tries again.
-            Err(_) => state.dead.clear(),
+            Err(_) => self.set_back(state, dead),
         }
         self.changed.notify_all();
     }
@@ -299,9 +318,14 @@ impl Stock {
         let removed = MutexGuard::unlocked(state, || {
             prepare::remove(&*self.disk, &self.plan.dir, &dead.path)
         });
-        if removed.is_err() {
-            // Likewise.
-            state.dead.clear();
+        match removed {
+            Ok(()) => state.setback = Setback::None,
+            Err(_) => self.set_back(state, dead),
         }
+    }
+
+    fn set_back(&self, state: &mut State, dead: Arc<Segment>) {
+        state.dead.push_front(dead);
+        state.setback = Setback::Failed;
     }
 }

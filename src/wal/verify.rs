@@ -14,17 +14,8 @@ use crate::vfs::Disk;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Left {
     last: LogIndex,
-    /// The mark of the last entry; None where the frames do not tell it: a segment that only truncates ends
-    /// with an entry of another.
-    last_mark: Option<u64>,
+    last_mark: u64,
     floor: LogIndex,
-}
-
-impl Left {
-    fn goes_on_as(self, next: Self) -> bool {
-        let marks = self.last_mark.zip(next.last_mark);
-        (self.last, self.floor) == (next.last, next.floor) && marks.is_none_or(|(a, b)| a == b)
-    }
 }
 
 /// Reads every frame of a segment in use, and its footer if it has one. `before` is how the segment before
@@ -41,10 +32,10 @@ pub(super) fn verify(
     };
     let begins = Left {
         last: head.index,
-        last_mark: Some(head.mark),
+        last_mark: head.mark,
         floor: start.floor,
     };
-    if before.is_some_and(|before| !before.goes_on_as(begins)) {
+    if before.is_some_and(|before| before != begins) {
         let what = "a segment that does not begin where the one before it ends";
         return Err(file.damaged(HEADER_BYTES, what));
     }
@@ -57,14 +48,10 @@ pub(super) fn verify(
     if walk.end != limit {
         return Err(recover::damaged_frame(&file, &index, &walk));
     }
-    let (mut expected, offsets) = index.footer(limit as u64, state);
-    let last_known = expected.count > 0 || index.last >= begins.last;
+    let (expected, offsets) = index.footer(limit as u64, state);
     if span.is_sealed() {
         let footer = Footer::decode(&bytes, file.segment.id)
             .ok_or_else(|| file.damaged(limit as u64, "the segment's footer is damaged"))?;
-        if !last_known {
-            expected.last_mark = footer.last_mark;
-        }
         let table = bytes[footer.table_range(file.segment.size)].as_chunks().0;
         let table = table.iter().map(|four| u32::from_le_bytes(*four));
         if expected != footer || !table.eq(offsets.iter().copied()) {
@@ -74,7 +61,7 @@ pub(super) fn verify(
     }
     Ok(Left {
         last: index.last,
-        last_mark: last_known.then_some(index.last_mark),
+        last_mark: index.last_mark,
         floor: index.floor,
     })
 }
@@ -124,7 +111,7 @@ mod tests {
             let index = u64::from(*offset);
             *offset = put(Kind::Record, index, index, b"payload");
         }
-        put(Kind::Truncate, 2, 0, b"");
+        put(Kind::Truncate, 2, 1, b"");
         offsets.truncate(1);
         offsets.push(put(Kind::Record, 2, 4, b"again"));
         let run = |mark, first| super::super::footer::Run {

@@ -30,8 +30,9 @@ fn an_append_that_contradicts_itself_is_ignored() {
         term: Term(term),
         first: LogIndex(first),
     };
+    type Case = (&'static str, LogId, LogId, &'static [(u64, u64)]);
     // Own log: 1 1 2 2. Each comes from the leader of term 3.
-    let cases: [(&str, LogId, LogId, &[(u64, u64)]); 12] = [
+    let cases: [Case; 12] = [
         ("entries of a term to come", id(2, 4), id(4, 5), &[(4, 5)]),
         ("it ends before it begins", id(2, 4), id(2, 3), &[(2, 5)]),
         ("empty, with two ends", id(2, 4), id(3, 5), &[]),
