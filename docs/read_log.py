@@ -140,12 +140,10 @@ class Log:
             check(len(payload) <= 1024)
             self.state = payload
         elif kind == TRUNCATE:
-            check(self.floor < index <= self.last)
+            check(self.floor < index <= self.last and self.floor_mark <= mark <= self.mark)
             for gone in range(index, self.last + 1):
                 self.entries.pop(gone, None)
-            self.last = index - 1
-            # An entry that is in no file any more was below some floor to come.
-            self.mark = self.entries[self.last][0] if self.last in self.entries else self.floor_mark
+            self.last, self.mark = index - 1, mark
         elif kind == RECORD:
             check(index == self.last + 1 and mark >= self.mark)
             self.last, self.mark = index, mark
@@ -235,7 +233,7 @@ def read_log(directory):
             check_footer(log, segment, footer)
         if not follows and not sealed:
             zeros = not any(segment.bytes[end : end + HEAD.size])
-            if not zeros or batch > end or segment.behind(end)[0]:
+            if not zeros or footer or batch > end or segment.behind(end)[0]:
                 print(f"torn: {segment.name} at offset {end}", file=sys.stderr)
             if unfinished and unfinished.behind(BLOCK)[1] > (segment.sequence, end):
                 raise segment.damage(end, "a frame that was durable is damaged")
