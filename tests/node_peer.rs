@@ -305,6 +305,22 @@ fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
     world.disk.open();
 }
 
+/// Whatever a message says: the entry that took a proposal's place is not its reply.
+#[test]
+fn a_proposal_is_answered_by_its_own_entry_alone() {
+    let mut world = start(Options::default());
+    let term = world.peers.elect();
+    let mut proposal = world.node.propose("mine").unwrap();
+    world.peers.wait_for_append_of(3);
+    // A later leader's entry replaces it and is committed, all in one message.
+    let no_op = LogId::new(Term(term), LogIndex(2));
+    let other = [(EntryKind::Normal, "other")];
+    let (body, entries) = append(no_op, &other, term + 1, 3);
+    world.peers.say_with(B, term + 1, body, entries);
+    let end = proposal.wait_for(PATIENCE);
+    assert_eq!(end, Some(Err(Error::OutcomeUnknown)));
+}
+
 #[test]
 fn a_shutdown_joins_every_thread() {
     let mut world = start(Options::default());

@@ -9,7 +9,7 @@ use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use crate::log::LogReader;
 use crate::state_machine::StateMachine;
-use crate::types::{Entry, EntryKind, LogIndex};
+use crate::types::{Entry, EntryKind, LogId, LogIndex};
 
 /// A read to be run on the state machine, or told why it cannot be.
 pub(super) type ReadJob<S> = Box<dyn FnOnce(Result<&S, Error>) + Send>;
@@ -28,7 +28,7 @@ pub(super) struct ApplyQueue<M: StateMachine> {
 
 struct Work<M: StateMachine> {
     committed: LogIndex,
-    slots: VecDeque<(LogIndex, Slot<M::Reply>)>,
+    slots: VecDeque<(LogId, Slot<M::Reply>)>,
     reads: Vec<(LogIndex, ReadJob<M>)>,
     stopped: bool,
 }
@@ -51,7 +51,7 @@ impl<M: StateMachine> ApplyQueue<M> {
     pub(super) fn commit(
         &self,
         committed: LogIndex,
-        slots: impl Iterator<Item = (LogIndex, Slot<M::Reply>)>,
+        slots: impl Iterator<Item = (LogId, Slot<M::Reply>)>,
     ) {
         let mut queued = self.queued.lock();
         if queued.stopped {
@@ -95,7 +95,7 @@ pub(super) struct Applier<M: StateMachine> {
     pub(super) progress: Arc<Progress>,
     pub(super) applied: LogIndex,
     /// Taken off the queue, and not yet answered.
-    pub(super) slots: VecDeque<(LogIndex, Slot<M::Reply>)>,
+    pub(super) slots: VecDeque<(LogId, Slot<M::Reply>)>,
     pub(super) reads: Vec<(LogIndex, ReadJob<M>)>,
 }
 
@@ -147,7 +147,7 @@ impl<M: StateMachine> Applier<M> {
     }
 
     fn apply(&mut self, batch: &[Entry]) -> Result<(), String> {
-        let Some(last) = batch.last().map(|entry| entry.id.index) else {
+        let Some(last) = batch.last().map(|entry| entry.id) else {
             return Err("the log ends before what is committed".to_owned());
         };
         for run in batch.chunk_by(|a, b| a.kind == b.kind) {
@@ -155,8 +155,9 @@ impl<M: StateMachine> Applier<M> {
                 self.apply_normal(run)?;
             }
         }
-        self.applied = last;
-        self.progress.applied(last);
+        drop(self.take_slot(last));
+        self.applied = last.index;
+        self.progress.applied(last.index);
         Ok(())
     }
 
@@ -169,15 +170,24 @@ impl<M: StateMachine> Applier<M> {
             ));
         }
         for (entry, reply) in entries.iter().zip(replies) {
-            let waits = self
-                .slots
-                .front()
-                .is_some_and(|(index, _)| *index == entry.id.index);
-            if waits && let Some((_, slot)) = self.slots.pop_front() {
+            if let Some(slot) = self.take_slot(entry.id) {
                 slot.complete(Ok(reply));
             }
         }
         Ok(())
+    }
+
+    /// The slot of this entry. One whose place another entry took is dropped, and so ends unknown.
+    fn take_slot(&mut self, entry: LogId) -> Option<Slot<M::Reply>> {
+        let mut taken = None;
+        while self
+            .slots
+            .front()
+            .is_some_and(|(id, _)| id.index <= entry.index)
+        {
+            taken = self.slots.pop_front();
+        }
+        taken.filter(|(id, _)| *id == entry).map(|(_, slot)| slot)
     }
 
     fn run_reads(&mut self) {

@@ -223,7 +223,7 @@ impl<M: StateMachine> Consensus<M> {
 
     fn commit(&mut self, index: LogIndex) {
         let count = self.slots.partition_point(|(id, _)| id.index <= index);
-        let slots = self.slots.drain(..count).map(|(id, slot)| (id.index, slot));
+        let slots = self.slots.drain(..count);
         // Told first, so that nobody sees more applied than committed.
         self.progress.committed(index);
         self.apply.commit(index, slots);
