@@ -5,7 +5,7 @@ use std::ops::{Bound, RangeBounds};
 
 use crate::codec::Malformed;
 use crate::types::{Entry, EntryKind, LogId, LogIndex, Term, TermRun};
-use crate::wal::{ReadError, Stored, WalError, WalReader};
+use crate::wal::{self, ReadError, Stored, WalError, WalReader};
 
 /// Reads the entries of a log, committed or not. Cheap to clone, and never in the writer's way.
 #[derive(Clone)]
@@ -79,9 +79,8 @@ impl LogReader {
             Bound::Unbounded => self.last(),
         };
         Entries {
-            reader: self.clone(),
-            next,
-            last,
+            stored: self.wal.range(next..=last),
+            ended: false,
         }
     }
 
@@ -112,24 +111,20 @@ pub(super) fn entry(stored: Stored) -> Result<Entry, LogError> {
 
 /// Iterates over entries; made by [`LogReader::range`].
 pub struct Entries {
-    reader: LogReader,
-    next: LogIndex,
-    last: LogIndex,
+    stored: wal::Entries,
+    /// Whether an error was yielded.
+    ended: bool,
 }
 
 impl Iterator for Entries {
     type Item = Result<Entry, LogError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.next > self.last {
+        if self.ended {
             return None;
         }
-        let entry = self.reader.get(self.next);
-        self.next = if entry.is_ok() {
-            self.next.next()
-        } else {
-            self.last.next()
-        };
+        let entry = self.stored.next()?.map_err(LogError::from).and_then(entry);
+        self.ended = entry.is_err();
         Some(entry)
     }
 }

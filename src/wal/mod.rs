@@ -61,7 +61,7 @@ pub use inspect::{
     verify_on,
 };
 pub use options::WalOptions;
-pub use reader::{Stored, WalReader};
+pub use reader::{Entries, InPlace, Stored, WalReader};
 pub use recover::{Recovery, Torn};
 pub use stock::Preparer;
 

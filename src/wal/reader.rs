@@ -115,87 +115,145 @@ impl WalReader {
             .collect()
     }
 
-    /// The entries of a range, in order; the first that fails ends it. They are looked up some at a time
-    /// when their turn comes, so each was in the log at some moment of the iteration.
-    pub fn range(
-        &self,
-        range: RangeInclusive<LogIndex>,
-    ) -> impl Iterator<Item = Result<Stored, ReadError>> + Send + use<> {
-        let core = Arc::clone(&self.core);
-        entries(range, move |index, most| core.lock().find(index, most))
+    /// The entries of a range, in order; the first that fails ends it.
+    #[must_use]
+    pub fn range(&self, range: RangeInclusive<LogIndex>) -> Entries {
+        Entries {
+            core: Arc::clone(&self.core),
+            next: *range.start(),
+            last: Some(*range.end()),
+            place: Place::Unknown,
+        }
     }
 }
 
-/// Iterates over the entries of a range, which `find` looks up.
-pub(super) fn entries<F>(
-    range: RangeInclusive<LogIndex>,
-    find: F,
-) -> impl Iterator<Item = Result<Stored, ReadError>> + use<F>
-where
-    F: Fn(LogIndex, usize) -> Result<Found, ReadError>,
-{
-    Entries {
-        find,
-        next: *range.start(),
-        last: Some(*range.end()),
-        frames: None,
-    }
+/// One entry where it stands, until the iterator moves on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct InPlace<'a> {
+    /// Where it stands in the log.
+    pub index: LogIndex,
+    /// Its mark.
+    pub mark: u64,
+    /// Its tag.
+    pub tag: u8,
+    /// Its bytes.
+    pub payload: &'a [u8],
 }
 
-struct Entries<F> {
-    find: F,
+/// Iterates over the entries of a range; made by [`WalReader::range`]. They are looked up some at a time when
+/// their turn comes, so each was in the log at some moment of the iteration.
+pub struct Entries {
+    core: Arc<Mutex<Core>>,
     next: LogIndex,
     /// None once an error was yielded.
     last: Option<LogIndex>,
-    /// What was looked up and not yielded yet, at least one. It keeps its segment's file alive.
-    frames: Option<Frames>,
+    place: Place,
 }
 
-impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Iterator for Entries<F> {
+/// Where the entry is that an iterator came to.
+enum Place {
+    Unknown,
+    /// With those behind it. They keep their segment's file alive.
+    File(Frames, Checked),
+    Memory(Stored),
+}
+
+impl Entries {
+    /// As [`Iterator::next`], for reading much and keeping little: nothing takes hold of the entry's bytes.
+    ///
+    /// # Errors
+    /// As [`WalReader::get`].
+    #[inline]
+    pub fn next_in_place(&mut self) -> Option<Result<InPlace<'_>, ReadError>> {
+        if let Err(error) = self.move_on()? {
+            return Some(Err(error));
+        }
+        let (index, mark, tag, payload) = match &self.place {
+            Place::File(frames, entry) => {
+                let Head {
+                    index, mark, tag, ..
+                } = entry.read.head;
+                (index, mark, tag, frames.payload(entry))
+            }
+            Place::Memory(stored) => (stored.index, stored.mark, stored.tag, &*stored.payload),
+            Place::Unknown => return None,
+        };
+        Some(Ok(InPlace {
+            index,
+            mark,
+            tag,
+            payload,
+        }))
+    }
+
+    /// Goes to the next entry.
+    #[inline]
+    fn move_on(&mut self) -> Option<Result<(), ReadError>> {
+        if let Place::File(frames, at) = &mut self.place
+            && let Ok(entry) = frames.check_next(self.next)
+        {
+            *at = entry;
+            frames.next += 1;
+            self.next = self.next.next();
+            return Some(Ok(()));
+        }
+        self.look_up()
+    }
+
+    /// As [`Entries::move_on`], where the next entry is not at hand, or damaged.
+    #[inline(never)]
+    fn look_up(&mut self) -> Option<Result<(), ReadError>> {
+        let place = std::mem::replace(&mut self.place, Place::Unknown);
+        let last = self.last.take().filter(|&last| self.next <= last)?;
+        let found = self.go_to_next(last, place).map(|place| {
+            self.place = place;
+            self.last = Some(last);
+            self.next = self.next.next();
+        });
+        Some(found)
+    }
+
+    /// The place of the next entry, which comes after the one at `before`.
+    fn go_to_next(&self, last: LogIndex, before: Place) -> Result<Place, ReadError> {
+        if let Place::File(mut frames, _) = before
+            && !frames.is_at_end()
+        {
+            let entry = frames.take_next(self.next)?;
+            return Ok(Place::File(frames, entry));
+        }
+        let left = usize::try_from(last.since(self.next)).unwrap_or(usize::MAX);
+        let most = left.saturating_add(1).min(STRETCH_ENTRIES);
+        let found = self.core.lock().find(self.next, most)?;
+        match found {
+            Found::Memory(stored) => Ok(Place::Memory(stored)),
+            Found::File(stretch) => {
+                let mut frames = Frames::of(stretch)?;
+                let entry = frames.take_next(self.next)?;
+                Ok(Place::File(frames, entry))
+            }
+        }
+    }
+}
+
+impl Iterator for Entries {
     type Item = Result<Stored, ReadError>;
 
     // Inlined, the entry is moved about more often than it need be.
     #[inline(never)]
     fn next(&mut self) -> Option<Self::Item> {
-        // Most entries are neither the last of what was looked up nor damaged.
-        if let Some(frames) = &mut self.frames
-            && frames.left() > 1
-            && let Ok((at, read)) = frames.check(self.next)
-        {
-            frames.at += 1;
-            self.next = self.next.next();
-            return Some(Ok(frames.stored(at, &read)));
+        if let Err(error) = self.move_on()? {
+            return Some(Err(error));
         }
-        self.look_up()
-    }
-}
-
-impl<F: Fn(LogIndex, usize) -> Result<Found, ReadError>> Entries<F> {
-    #[inline(never)]
-    fn look_up(&mut self) -> Option<Result<Stored, ReadError>> {
-        let last = self.last.filter(|&last| self.next <= last)?;
-        let stored = match self.frames.take() {
-            Some(frames) => frames.named(self.next),
-            None => self.find_next(last),
+        let stored = match &self.place {
+            Place::File(frames, entry) => frames.stored(entry),
+            Place::Memory(stored) => stored.clone(),
+            Place::Unknown => return None,
         };
-        self.last = stored.is_ok().then_some(last);
-        self.next = self.next.next();
-        Some(stored)
-    }
-
-    fn find_next(&mut self, last: LogIndex) -> Result<Stored, ReadError> {
-        let left = usize::try_from(last.since(self.next)).unwrap_or(usize::MAX);
-        let most = left.saturating_add(1).min(STRETCH_ENTRIES);
-        match (self.find)(self.next, most)? {
-            Found::Memory(stored) => Ok(stored),
-            Found::File(stretch) => {
-                let mut frames = Frames::of(stretch)?;
-                let first = frames.named(self.next)?;
-                frames.at += 1;
-                self.frames = Some(frames).filter(|frames| frames.left() > 0);
-                Ok(first)
-            }
+        if matches!(&self.place, Place::File(frames, _) if frames.is_at_end()) {
+            self.place = Place::Unknown;
         }
+        Some(Ok(stored))
     }
 }
 
@@ -204,10 +262,10 @@ struct Frames {
     segment: Arc<Segment>,
     offsets: Vec<u32>,
     /// Which of them is next.
-    at: usize,
-    /// Where in the file `bytes` begin.
-    from: u64,
+    next: usize,
     bytes: Bytes,
+    /// Where in the file they begin.
+    from: u64,
 }
 
 impl Frames {
@@ -230,45 +288,57 @@ impl Frames {
         Ok(Self {
             segment,
             offsets,
-            at: 0,
-            from,
+            next: 0,
             bytes,
+            from,
         })
     }
 
-    const fn left(&self) -> usize {
-        self.offsets.len() - self.at
+    const fn is_at_end(&self) -> bool {
+        self.next >= self.offsets.len()
     }
 
+    /// The next entry, which is that of `index`; or what is wrong with it.
     #[inline]
-    fn offset(&self) -> u64 {
-        self.offsets.get(self.at).map_or(0, |&offset| offset.into())
-    }
-
-    /// Checks the next entry, which is that of `index`. Says where in the bytes it stands, or what is wrong.
-    #[inline]
-    fn check(&self, index: LogIndex) -> Result<(usize, ReadHead), &'static str> {
-        let offset = self.offset();
-        let at = usize::try_from(offset.wrapping_sub(self.from)).unwrap_or(usize::MAX);
+    fn check_next(&self, index: LogIndex) -> Result<Checked, &'static str> {
+        let at = usize::try_from(self.next_offset().wrapping_sub(self.from));
+        let at = at.unwrap_or(usize::MAX);
         let frame = self.bytes.get(at..).unwrap_or_default();
-        let read = record_head(&self.segment, offset, index, frame)?;
+        let read = record_head(&self.segment, self.next_offset(), index, frame)?;
         check_payload(&read, frame)?;
-        Ok((at, read))
+        Ok(Checked { at, read })
     }
 
-    /// What was checked.
+    /// As [`Frames::check_next`], and goes there.
+    fn take_next(&mut self, index: LogIndex) -> Result<Checked, WalError> {
+        let damaged = |what| damaged(&self.segment, self.next_offset(), index, what);
+        let checked = self.check_next(index).map_err(damaged)?;
+        self.next += 1;
+        Ok(checked)
+    }
+
     #[inline]
-    fn stored(&self, at: usize, read: &ReadHead) -> Stored {
-        Stored::new(read.head, self.bytes.slice(at + HEAD_BYTES, read.len))
+    fn next_offset(&self) -> u64 {
+        let offset = self.offsets.get(self.next);
+        offset.map_or(0, |&offset| u64::from(offset))
     }
 
-    /// The next entry; the error says where it is.
-    fn named(&self, index: LogIndex) -> Result<Stored, ReadError> {
-        match self.check(index) {
-            Ok((at, read)) => Ok(self.stored(at, &read)),
-            Err(what) => Err(damaged(&self.segment, self.offset(), index, what).into()),
-        }
+    #[inline]
+    fn payload(&self, of: &Checked) -> &[u8] {
+        &self.bytes[of.at + HEAD_BYTES..][..of.read.len]
     }
+
+    #[inline]
+    fn stored(&self, of: &Checked) -> Stored {
+        let payload = self.bytes.slice(of.at + HEAD_BYTES, of.read.len);
+        Stored::new(of.read.head, payload)
+    }
+}
+
+/// An entry whose checksums are right, and where in the frames' bytes it stands.
+struct Checked {
+    at: usize,
+    read: ReadHead,
 }
 
 /// Reads the first entry of a stretch.
