@@ -12,8 +12,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 
 use super::Rng;
 use crate::types::{Backing, Bytes};
@@ -82,6 +83,8 @@ struct World {
     /// How many calls that change something there were.
     ops: u64,
     counts: BTreeMap<Op, u64>,
+    /// Those who wait for a count.
+    counted: Arc<Condvar>,
     crash: Option<(u64, Moment)>,
     crashed: bool,
     faults: Vec<(Op, u64, Moment, io::ErrorKind)>,
@@ -118,6 +121,7 @@ impl World {
         let count = self.counts.entry(op).or_default();
         *count += 1;
         let nth = *count;
+        self.counted.notify_all();
         if op != Op::Read {
             self.ops += 1;
         }
@@ -242,6 +246,21 @@ impl SimDisk {
     #[must_use]
     pub fn count(&self, op: Op) -> u64 {
         self.world.lock().counts.get(&op).copied().unwrap_or(0)
+    }
+
+    /// Waits until there were `count` calls of one kind since the disk was made, and the last of them is
+    /// over. False if that did not come within `limit`: something that was to happen by itself did not.
+    #[must_use]
+    pub fn wait_for(&self, op: Op, count: u64, limit: Duration) -> bool {
+        let until = Instant::now() + limit;
+        let mut world = self.world.lock();
+        let counted = Arc::clone(&world.counted);
+        while world.counts.get(&op).copied().unwrap_or(0) < count {
+            if counted.wait_until(&mut world, until).timed_out() {
+                return false;
+            }
+        }
+        true
     }
 
     /// Loses power at the `nth` changing call since the disk was made, counted from 1. Every later call

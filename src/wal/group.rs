@@ -154,6 +154,16 @@ impl Group {
         }
     }
 
+    /// Makes the caller the leader if there is none. It never waits, and no write is waited for.
+    pub(super) fn try_lead(&self) -> bool {
+        let mut state = self.state.lock();
+        let free = state.current.is_none();
+        if free {
+            state.current = Some(Sync::default());
+        }
+        free
+    }
+
     /// The leader is done.
     pub(super) fn finish(&self, outcome: Outcome) {
         let mut state = self.state.lock();

@@ -32,6 +32,7 @@
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 
@@ -39,6 +40,7 @@ use crate::error::Fault;
 use crate::types::{Durable, Identity, LogIndex, Staged, WriteSeq};
 use crate::vfs::LockGuard;
 
+mod chores;
 mod core;
 mod damage;
 mod error;
@@ -66,6 +68,7 @@ pub use recover::{Recovery, Torn};
 pub use stock::Preparer;
 
 use self::core::{Chunk, Core, Draft};
+use chores::Chores;
 use group::{Group, Outcome, Role};
 use stock::Stock;
 
@@ -101,14 +104,20 @@ pub struct Batch<'a> {
 #[derive(Clone)]
 pub struct Wal {
     handle: Arc<Handle>,
+    open: Arc<Open>,
 }
 
-/// What all handles share, and what ends with the last of them.
+/// What all handles share, and the helper thread with them.
 struct Handle {
     core: Arc<Mutex<Core>>,
     stock: Arc<Stock>,
     group: Group,
     max_entry_bytes: usize,
+}
+
+/// What ends with the last handle. The helper has no part in it, so it keeps no log open.
+struct Open {
+    handle: Arc<Handle>,
     helper: Mutex<Option<JoinHandle<()>>>,
     lock: Mutex<Option<Box<dyn LockGuard>>>,
 }
@@ -136,14 +145,19 @@ impl Wal {
         let dead: Vec<_> = dead.map(|span| span.segment).collect();
         let core = Core::new(resume, stock.plan());
         let active = core.active();
-        let handle = Handle {
+        let handle = Arc::new(Handle {
             core: Arc::new(Mutex::new(core)),
             group: Group::default(),
             max_entry_bytes,
-            helper: Mutex::new(stock.start()?),
-            lock: Mutex::new(Some(lock)),
             stock,
-        };
+        });
+        let mut chores = Chores::new(Arc::clone(&handle), options.fence_after);
+        let helper = handle.stock.start(move || chores.run(Instant::now()))?;
+        let open = Arc::new(Open {
+            handle: Arc::clone(&handle),
+            helper: Mutex::new(helper),
+            lock: Mutex::new(Some(lock)),
+        });
         if recovery.created
             && let Some(segment) = handle.core.lock().next_segment()
         {
@@ -151,10 +165,9 @@ impl Wal {
             let _ = segment.file.set(handle.stock.obtain(segment.sequence)?);
         }
         handle.stock.tend(active, dead);
-        let wal = Self {
-            handle: Arc::new(handle),
-        };
-        Ok((wal, recovery))
+        // What was found may be without a fence.
+        handle.stock.rouse();
+        Ok((Self { handle, open }, recovery))
     }
 
     /// Stages records with the mark of the last one and tag 0.
@@ -223,7 +236,8 @@ impl Wal {
     }
 
     /// Stages the fence that says how far the log is durable, if no batch on the disk says so yet. Until
-    /// then, damage of the newest batch cannot be told from a torn tail: call it when the log falls idle.
+    /// then, damage of the newest batch cannot be told from a torn tail. The helper thread does it when the
+    /// log falls idle (see [`WalOptions::fence_after`]); with [`Preparer::Inline`] nobody but the caller does.
     ///
     /// # Errors
     /// As [`Wal::write`].
@@ -265,7 +279,7 @@ impl Wal {
     /// As [`Wal::sync`]; the log is closed all the same.
     pub fn close(self) -> Result<(), WalError> {
         let synced = self.handle.seal_off();
-        self.handle.let_go();
+        self.open.let_go();
         synced
     }
 }
@@ -283,7 +297,11 @@ impl Handle {
     fn sync(&self, seq: WriteSeq) -> Result<Durable, WalError> {
         let durable = match self.group.enter(seq)? {
             Role::Done(durable) => durable,
-            Role::Lead => Lead::new(self).run().of(seq)?,
+            Role::Lead => {
+                let outcome = Lead::new(self).run();
+                self.stock.rouse();
+                outcome.of(seq)?
+            }
         };
         if durable < seq {
             return Err(WalError::OutOfOrder {
@@ -321,20 +339,51 @@ impl Handle {
         Some(Staged::mint(core.written, core.index.last))
     }
 
-    fn let_go(&self) {
-        // Whoever is writing comes to an end first: then the directory may become somebody else's.
-        self.group.lead();
-        let durable = {
+    /// How often the log was synced, if it needs a fence. The sync that staged writes wait for will carry it.
+    fn unfenced(&self) -> Option<u64> {
+        let core = self.core.lock();
+        let idle = core.usable().is_ok() && core.durable == core.written;
+        (idle && core.is_unfenced()).then_some(core.syncs)
+    }
+
+    /// Writes the fence, unless somebody is syncing, or has since the log had been synced so often. Says
+    /// whether it was written.
+    fn fence_if_idle(&self, syncs: u64) -> bool {
+        if !self.group.try_lead() {
+            return false;
+        }
+        let lead = Lead::new(self);
+        let fence = {
             let mut core = self.core.lock();
+            let idle = core.usable().is_ok() && core.syncs == syncs;
+            if idle {
+                self.stage_fence(&mut core)
+            } else {
+                None
+            }
+        };
+        // For those too who joined meanwhile. Whoever calls next is told of a failure that lasts.
+        let outcome = lead.run();
+        fence.is_some() && outcome.error.is_none()
+    }
+}
+
+impl Open {
+    fn let_go(&self) {
+        let handle = &self.handle;
+        // Whoever is writing comes to an end first: then the directory may become somebody else's.
+        handle.group.lead();
+        let durable = {
+            let mut core = handle.core.lock();
             core.closed = true;
             core.released = true;
             core.durable
         };
-        self.group.finish(Outcome {
+        handle.group.finish(Outcome {
             durable,
             error: Some(WalError::Closed),
         });
-        self.stock.stop();
+        handle.stock.stop();
         if let Some(helper) = self.helper.lock().take() {
             // A helper that panicked has nothing more to say.
             let _ = helper.join();
@@ -343,7 +392,7 @@ impl Handle {
     }
 }
 
-impl Drop for Handle {
+impl Drop for Open {
     fn drop(&mut self) {
         self.let_go();
     }

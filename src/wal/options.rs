@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::error::WalError;
 use super::format;
@@ -25,6 +26,7 @@ pub struct WalOptions {
     pub(super) owner: (ClusterId, NodeId),
     pub(super) disk: Arc<dyn Disk>,
     pub(super) preparer: Preparer,
+    pub(super) fence_after: Duration,
 }
 
 impl WalOptions {
@@ -37,6 +39,7 @@ impl WalOptions {
             owner: (ClusterId(0), NodeId(0)),
             disk: Arc::new(StdDisk),
             preparer: Preparer::Thread,
+            fence_after: Duration::from_secs(1),
         }
     }
 
@@ -68,6 +71,17 @@ impl WalOptions {
     /// Who prepares segments. Default [`Preparer::Thread`].
     pub const fn preparer(mut self, preparer: Preparer) -> Self {
         self.preparer = preparer;
+        self
+    }
+
+    /// When a log that falls idle writes its fence, so that damage of the last batch too is told from a torn
+    /// tail: at the earliest this long after its last sync, at the latest twice as long. Default 1 s, which
+    /// costs a log that is synced less often than that one further sync each time, and a busy one nothing.
+    /// Zero writes it at once, [`Duration::MAX`] never. A log with staged writes is not idle, since their
+    /// sync will carry the fence. With [`Preparer::Inline`] nothing is written by itself: call
+    /// [`Wal::fence`].
+    pub const fn fence_after(mut self, idle: Duration) -> Self {
+        self.fence_after = idle;
         self
     }
 

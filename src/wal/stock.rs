@@ -3,8 +3,10 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
@@ -98,6 +100,8 @@ struct State {
     /// Segments that hold nothing any more, oldest first.
     dead: VecDeque<Arc<Segment>>,
     setback: Setback,
+    /// When the helper is to see to its chores.
+    due: Option<Instant>,
     stopped: bool,
 }
 
@@ -108,6 +112,9 @@ pub(super) struct Stock {
     preparer: Preparer,
     state: Mutex<State>,
     changed: Condvar,
+    /// Whether the helper will see to its chores without being told.
+    roused: AtomicBool,
+    helper: OnceLock<ThreadId>,
 }
 
 impl Stock {
@@ -138,6 +145,8 @@ impl Stock {
             preparer,
             state: Mutex::new(state),
             changed: Condvar::new(),
+            roused: AtomicBool::new(false),
+            helper: OnceLock::new(),
         })
     }
 
@@ -145,15 +154,19 @@ impl Stock {
         &self.plan
     }
 
-    /// Starts the helper, if this log has one.
-    pub(super) fn start(self: &Arc<Self>) -> Result<Option<JoinHandle<()>>, WalError> {
+    /// Starts the helper, if this log has one. It also does the `chores`, which say when they want to be
+    /// called again; nothing is prepared meanwhile.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        chores: impl FnMut() -> Option<Instant> + Send + 'static,
+    ) -> Result<Option<JoinHandle<()>>, WalError> {
         if self.preparer == Preparer::Inline {
             return Ok(None);
         }
         let stock = Arc::clone(self);
-        let helper = std::thread::Builder::new()
+        let helper = thread::Builder::new()
             .name("catamaran-wal".into())
-            .spawn(move || stock.help())
+            .spawn(move || stock.help(chores))
             .map_err(Fault::at("start the helper thread for", &self.plan.dir))?;
         Ok(Some(helper))
     }
@@ -179,15 +192,14 @@ impl Stock {
             if let Some(failure) = &state.failure {
                 return Err(failure.clone());
             }
-            match self.preparer {
-                Preparer::Inline => {
-                    self.work(&mut state);
-                }
-                Preparer::Thread if state.stopped => return Err(WalError::Closed),
-                Preparer::Thread => {
-                    self.changed.notify_all();
-                    self.changed.wait(&mut state);
-                }
+            if state.stopped {
+                return Err(WalError::Closed);
+            }
+            if self.is_alone() {
+                self.work(&mut state);
+            } else {
+                self.changed.notify_all();
+                self.changed.wait(&mut state);
             }
         }
     }
@@ -232,8 +244,25 @@ impl Stock {
         }
     }
 
+    /// Whether nobody else prepares what the caller needs: the helper too may lead a sync.
+    fn is_alone(&self) -> bool {
+        self.preparer == Preparer::Inline || self.helper.get() == Some(&thread::current().id())
+    }
+
+    /// Has the helper see to its chores, unless it will by itself. Costs next to nothing then.
+    pub(super) fn rouse(&self) {
+        let inline = self.preparer == Preparer::Inline;
+        if inline || self.roused.load(Ordering::Acquire) || self.roused.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        self.state.lock().due = Some(Instant::now());
+        self.changed.notify_all();
+    }
+
     /// The helper's life.
-    fn help(self: Arc<Self>) {
+    fn help(self: Arc<Self>, mut chores: impl FnMut() -> Option<Instant>) {
+        let _ = self.helper.set(thread::current().id());
         // Also when it panics, so that nobody waits for it then.
         let _gone = Gone(Arc::clone(&self));
         let mut state = self.state.lock();
@@ -244,7 +273,22 @@ impl Stock {
             if state.stopped {
                 break;
             }
-            self.changed.wait(&mut state);
+            match state.due {
+                Some(due) if due <= Instant::now() => {
+                    state.due = None;
+                    // Before they look, so that whatever happens after is told.
+                    self.roused.store(false, Ordering::Release);
+                    let next = MutexGuard::unlocked(&mut state, &mut chores);
+                    if next.is_some() {
+                        self.roused.store(true, Ordering::Release);
+                    }
+                    state.due = state.due.into_iter().chain(next).min();
+                }
+                Some(due) => {
+                    self.changed.wait_until(&mut state, due);
+                }
+                None => self.changed.wait(&mut state),
+            }
         }
     }
 
