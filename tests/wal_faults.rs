@@ -280,12 +280,9 @@ fn a_lost_segment_and_a_copied_one_are_told_apart_from_damage() {
         catamaran::vfs::Disk::remove(&disk, &segment(sequence)).unwrap();
         open(&disk).map(drop)
     };
-    for sequence in [1, 2] {
-        let name = format!("{sequence:016x}.wal");
-        assert!(
-            matches!(lost(sequence), Err(WalError::MissingSegment { segment }) if segment == name)
-        );
-    }
+    let name = "0000000000000002.wal";
+    assert!(matches!(lost(2), Err(WalError::MissingSegment { segment }) if segment == name));
+    assert!(matches!(lost(1), Err(WalError::MissingFirst { segment, .. }) if segment == name));
     let copied = disk.power_cut(Survival::All);
     let bytes = copied.peek(&segment(1)).unwrap();
     copied.poke(&segment(2), 0, &bytes).unwrap();

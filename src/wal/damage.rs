@@ -7,9 +7,10 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use super::error::WalError;
+use super::files::{self, Found};
 use super::footer::Footer;
 use super::format::{self, Ending, HEADER_BYTES, Kind};
-use super::recover::{self, Found};
+
 use super::scan::{Frame, Image, Stop};
 use crate::error::Fault;
 use crate::types::LogIndex;
@@ -24,7 +25,7 @@ pub(super) fn list(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<Vec<WalError>, WalError> {
     let mut damage = Vec::new();
-    let found = files(disk, dir, &mut damage)?;
+    let found = open_all(disk, dir, &mut damage)?;
     let begun = found.iter().rposition(|file| file.begun);
     let used = begun.map_or(0, |at| at + 1);
     let total = found[..used].iter().map(|file| file.segment.size).sum();
@@ -33,7 +34,7 @@ pub(super) fn list(
         let mut here = Vec::new();
         segment(&found[..used], at, &mut here)?;
         // If it was dropped meanwhile, its file may be used again.
-        if recover::is_there(disk, dir, &found[at].segment) {
+        if files::is_there(disk, dir, &found[at].segment) {
             damage.append(&mut here);
         }
         read += found[at].segment.size;
@@ -60,7 +61,11 @@ fn is_same(one: &WalError, other: &WalError) -> bool {
 }
 
 /// The segment files that can be looked into, in order.
-fn files(disk: &dyn Disk, dir: &Path, damage: &mut Vec<WalError>) -> Result<Vec<Found>, WalError> {
+fn open_all(
+    disk: &dyn Disk,
+    dir: &Path,
+    damage: &mut Vec<WalError>,
+) -> Result<Vec<Found>, WalError> {
     let names = disk.list(dir).map_err(Fault::at("list", dir))?;
     let mut found: Vec<Found> = Vec::new();
     let mut expected = None;
@@ -71,8 +76,8 @@ fn files(disk: &dyn Disk, dir: &Path, damage: &mut Vec<WalError>) -> Result<Vec<
             });
         }
         expected = Some(sequence + 1);
-        let opened = recover::open_segment(disk, dir, sequence).and_then(|file| {
-            recover::check_file(&file, &found, None)?;
+        let opened = files::open_segment(disk, dir, sequence).and_then(|file| {
+            files::check_file(&file, &found)?;
             Ok(file)
         });
         match opened {

@@ -15,13 +15,22 @@ pub enum WalError {
         /// The lock file.
         path: PathBuf,
     },
-    /// A segment belongs to another member, or to another life of this one.
+    /// The log belongs to another member.
     Foreign {
-        /// The segment.
+        /// Its first segment.
         path: PathBuf,
         /// Whose log was to be opened.
         expected: (ClusterId, NodeId),
         /// Whose log it is.
+        found: Identity,
+    },
+    /// A segment of another log, or of another life of this one, stands among those of this one.
+    ForeignSegment {
+        /// The segment.
+        path: PathBuf,
+        /// Whose the others are.
+        expected: Identity,
+        /// Whose it is.
         found: Identity,
     },
     /// A later release wrote the segment.
@@ -56,10 +65,41 @@ pub enum WalError {
         /// What is wrong there.
         what: &'static str,
     },
-    /// A segment between others is gone, or the one that holds the first live entries.
+    /// A segment between others is gone, or the one before those that were prepared.
     MissingSegment {
         /// The name of the file that should be there.
         segment: String,
+    },
+    /// The oldest segments are gone, though entries in them had not been dropped.
+    MissingFirst {
+        /// The name of the oldest file that is there.
+        segment: String,
+        /// The first entry that should be there.
+        first: LogIndex,
+    },
+    /// A segment stands under the name of another one: files were exchanged or renamed.
+    Misplaced {
+        /// The name of the file.
+        segment: String,
+        /// The name that it had.
+        named: String,
+    },
+    /// A segment does not follow the one before it, though both are of this log: one of the two is of another
+    /// time, out of a backup or of a copy that went its own way.
+    Unlinked {
+        /// The name of the segment's file.
+        segment: String,
+        /// The name of the one before it.
+        previous: String,
+    },
+    /// A segment's file was shortened or prolonged.
+    WrongSize {
+        /// The name of the file.
+        segment: String,
+        /// How long it was made, in bytes.
+        expected: u64,
+        /// How long it is.
+        found: u64,
     },
     /// Two files say that they are the same segment.
     DuplicateSegment {
@@ -105,9 +145,14 @@ impl WalError {
         matches!(
             self,
             Self::Corruption { .. }
+                | Self::WrongSize { .. }
                 | Self::MissingSegment { .. }
+                | Self::MissingFirst { .. }
                 | Self::DuplicateSegment { .. }
+                | Self::Misplaced { .. }
+                | Self::Unlinked { .. }
                 | Self::Foreign { .. }
+                | Self::ForeignSegment { .. }
                 | Self::NotALog { .. }
         )
     }
@@ -135,6 +180,21 @@ impl fmt::Display for WalError {
                 expected.0,
                 expected.1
             ),
+            Self::ForeignSegment {
+                path,
+                expected,
+                found,
+            } => write!(
+                f,
+                "{} is a segment of cluster {} node {} (incarnation {:016x}), and the others are of cluster {} node {} (incarnation {:016x}): move it out of the directory, and bring back what it replaced",
+                path.display(),
+                found.cluster,
+                found.node,
+                found.incarnation,
+                expected.cluster,
+                expected.node,
+                expected.incarnation
+            ),
             Self::NewerFormat {
                 path,
                 found,
@@ -151,7 +211,7 @@ impl fmt::Display for WalError {
             ),
             Self::NotALog { path } => write!(
                 f,
-                "{} is not a log segment: move it out of the directory",
+                "{} does not begin as a log segment: if it never was one, move it out of the directory; if it was, restore this member from its peers or a backup",
                 path.display()
             ),
             Self::Corruption {
@@ -172,6 +232,26 @@ impl fmt::Display for WalError {
             Self::MissingSegment { segment } => write!(
                 f,
                 "segment {segment} is missing: bring it back, or restore this member from its peers or a backup"
+            ),
+            Self::MissingFirst { segment, first } => write!(
+                f,
+                "the segments before {segment} are missing, and entry {first} with them: bring them back, or restore this member from its peers or a backup"
+            ),
+            Self::Misplaced { segment, named } => write!(
+                f,
+                "{segment} holds the segment that was named {named}: give the files their names back"
+            ),
+            Self::Unlinked { segment, previous } => write!(
+                f,
+                "{segment} does not follow {previous}: one of them is of another time; bring back the right one, or restore this member from its peers or a backup"
+            ),
+            Self::WrongSize {
+                segment,
+                expected,
+                found,
+            } => write!(
+                f,
+                "{segment} is {found} bytes long and was made with {expected}: restore this member from its peers or a backup"
             ),
             Self::DuplicateSegment {
                 segments: [one, other],
@@ -209,11 +289,16 @@ impl std::error::Error for WalError {
             Self::Option(error) => Some(error),
             Self::Locked { .. }
             | Self::Foreign { .. }
+            | Self::ForeignSegment { .. }
             | Self::NewerFormat { .. }
             | Self::UnknownFeatures { .. }
             | Self::NotALog { .. }
             | Self::Corruption { .. }
             | Self::MissingSegment { .. }
+            | Self::MissingFirst { .. }
+            | Self::Misplaced { .. }
+            | Self::Unlinked { .. }
+            | Self::WrongSize { .. }
             | Self::DuplicateSegment { .. }
             | Self::Dropped { .. }
             | Self::TooLarge { .. }

@@ -92,9 +92,7 @@ impl Header {
     pub(super) fn decode(block: &[u8]) -> Result<Self, HeaderError> {
         let damaged = |_: Malformed| HeaderError::Damaged;
         let mut reader = Reader::new(block);
-        if reader.take(8, "magic").map_err(damaged)? != MAGIC {
-            return Err(HeaderError::NotALog);
-        }
+        let magic = reader.take(8, "magic").map_err(damaged)?;
         let version = reader.u32("version").map_err(damaged)?;
         reader.u32("zero").map_err(damaged)?;
         let incompatible = reader.u64("incompatible features").map_err(damaged)?;
@@ -108,7 +106,17 @@ impl Header {
         };
         let size = reader.u64("segment size").map_err(damaged)?;
         let crc = reader.u32("header crc").map_err(damaged)?;
-        if crc != crc32fast::hash(&block[..HEADER_CRC_AT]) {
+        let mut hasher = crc32fast::Hasher::new();
+        hasher.update(&MAGIC);
+        hasher.update(&block[MAGIC.len()..HEADER_CRC_AT]);
+        let whole = crc == hasher.finalize();
+        match (magic == MAGIC, whole) {
+            (true, true) => {}
+            (false, false) => return Err(HeaderError::NotALog),
+            // If only the magic is wrong, it was one.
+            _ => return Err(HeaderError::Damaged),
+        }
+        if version == 0 {
             return Err(HeaderError::Damaged);
         }
         if version > VERSION {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::damage;
 use super::error::{ReadError, WalError};
+use super::files;
 use super::format::{self, HEADER_BYTES};
 use super::index::Span;
 use super::reader::{self, Stored};
@@ -333,7 +334,7 @@ impl Inspection {
         let named = path.file_name().unwrap_or_default();
         let segments = self.survey.index.spans.iter().map(|span| &span.segment);
         let mut suspects = segments.filter(|segment| named.is_empty() || *segment.name == *named);
-        let gone = suspects.find(|segment| !recover::is_there(&*self.disk, &self.dir, segment));
+        let gone = suspects.find(|segment| !files::is_there(&*self.disk, &self.dir, segment));
         match gone {
             Some(gone) => WalError::Dropped {
                 segment: gone.name.clone(),

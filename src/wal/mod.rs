@@ -44,6 +44,7 @@ mod chores;
 mod core;
 mod damage;
 mod error;
+mod files;
 mod footer;
 mod format;
 mod group;

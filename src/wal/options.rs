@@ -89,8 +89,10 @@ impl WalOptions {
     ///
     /// # Errors
     /// [`WalError::Option`] for a value out of bounds, [`WalError::Locked`] if the log is open elsewhere,
-    /// and what recovery may find: [`WalError::Corruption`], [`WalError::MissingSegment`],
-    /// [`WalError::Foreign`], [`WalError::NotALog`], [`WalError::NewerFormat`],
+    /// and what recovery may find: [`WalError::Corruption`], [`WalError::WrongSize`],
+    /// [`WalError::MissingSegment`], [`WalError::MissingFirst`], [`WalError::DuplicateSegment`],
+    /// [`WalError::Misplaced`], [`WalError::Unlinked`], [`WalError::Foreign`],
+    /// [`WalError::ForeignSegment`], [`WalError::NotALog`], [`WalError::NewerFormat`],
     /// [`WalError::UnknownFeatures`]; nothing is changed then. [`WalError::Io`] and
     /// [`WalError::NoSpace`] as the disk says.
     pub fn open(self) -> Result<(Wal, Recovery), WalError> {

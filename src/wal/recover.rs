@@ -14,14 +14,13 @@ use std::sync::Arc;
 
 use super::core::Resume;
 use super::error::WalError;
-use super::footer::{Footer, FooterTail, TAIL_BYTES};
-use super::format::{
-    self, Ending, HEADER_BYTES, Head, Header, HeaderError, Position, START_BYTES, StartInfo,
-};
+use super::files::{self, Found};
+use super::footer::{Footer, TAIL_BYTES};
+use super::format::{self, Ending, HEADER_BYTES, Head, Header, Position, StartInfo};
 use super::index::{Index, Segment};
 use super::options::WalOptions;
 use super::prepare;
-use super::scan::{Image, Stop, Walk};
+use super::scan::{Stop, Walk};
 use super::stock::Plan;
 use crate::error::Fault;
 use crate::types::{Bytes, ClusterId, Identity, LogIndex, NodeId};
@@ -55,44 +54,6 @@ pub struct Torn {
     /// How many bytes behind it were written, or meant to be, and are not part of the log, as far as what is
     /// left of them tells.
     pub bytes: u64,
-}
-
-/// One segment file, opened for reading.
-pub(super) struct Found {
-    header: Header,
-    pub(super) segment: Arc<Segment>,
-    file: Arc<dyn DiskFile>,
-    /// Whether anything was written to it.
-    pub(super) begun: bool,
-    /// Its Start frame, if that is a good one.
-    pub(super) start: Option<(Head, StartInfo)>,
-}
-
-impl Found {
-    pub(super) fn bytes(&self) -> Result<Bytes, WalError> {
-        let len = usize::try_from(self.segment.size).unwrap_or(usize::MAX);
-        Ok(self
-            .file
-            .view(0, len)
-            .map_err(Fault::at("read", &self.segment.path))?)
-    }
-
-    pub(super) fn image<'a>(&self, bytes: &'a [u8]) -> Image<'a> {
-        Image {
-            bytes,
-            id: self.segment.id,
-            sequence: self.segment.sequence,
-        }
-    }
-
-    pub(super) fn damaged(&self, offset: u64, what: &'static str) -> WalError {
-        WalError::Corruption {
-            segment: self.segment.name.clone(),
-            offset,
-            index: None,
-            what,
-        }
-    }
 }
 
 /// How the last segment in use ends.
@@ -131,14 +92,14 @@ pub(super) fn survey(
     let mut found = Vec::new();
     for name in &names {
         if let Some(sequence) = format::parse_name(name) {
-            found.push(open_segment(disk, dir, sequence)?);
+            found.push(files::open_segment(disk, dir, sequence)?);
         }
     }
     let temporary = names
         .into_iter()
         .filter(|name| name.ends_with(".wal.tmp"))
         .collect();
-    check_set(&found, owner)?;
+    files::check_set(&found, owner)?;
     let mut survey = Survey {
         identity: found.first().map(|first| first.header.identity),
         index: Index::default(),
@@ -158,114 +119,14 @@ pub(super) fn survey(
     let rest = &found[starts.len()..];
     survey.read_unused(rest)?;
     if !survey.index.is_covered() {
-        let first = found.first().map_or(1, |first| first.header.sequence);
-        return Err(WalError::MissingSegment {
-            segment: format::segment_name(first.saturating_sub(1)),
+        return Err(WalError::MissingFirst {
+            segment: found
+                .first()
+                .map_or_else(String::new, |first| first.segment.name.clone()),
+            first: survey.index.first(),
         });
     }
     Ok(survey)
-}
-
-pub(super) fn open_segment(disk: &dyn Disk, dir: &Path, sequence: u64) -> Result<Found, WalError> {
-    let name = format::segment_name(sequence);
-    let path = dir.join(&name);
-    let damaged = |what| WalError::Corruption {
-        segment: name.clone(),
-        offset: 0,
-        index: None,
-        what,
-    };
-    let file = disk
-        .open(&path, Access::Read)
-        .map_err(Fault::at("open", &path))?;
-    let size = file.size().map_err(Fault::at("measure", &path))?;
-    if size < HEADER_BYTES + HEADER_BYTES {
-        return Err(damaged("the file is shorter than a segment's head"));
-    }
-    let mut block = vec![0; HEADER_BYTES as usize + START_BYTES];
-    file.read_at(0, &mut block)
-        .map_err(Fault::at("read", &path))?;
-    let header = Header::decode(&block).map_err(|error| match error {
-        HeaderError::NotALog => WalError::NotALog { path: path.clone() },
-        HeaderError::Damaged => damaged("the header does not match its checksum"),
-        HeaderError::Newer(found) => WalError::NewerFormat {
-            path: path.clone(),
-            found,
-            supported: format::VERSION,
-        },
-        HeaderError::Features(bits) => WalError::UnknownFeatures {
-            path: path.clone(),
-            bits,
-        },
-    })?;
-    if header.size != size || size > 1 << 30 {
-        return Err(damaged("the file is not as long as its header says"));
-    }
-    let head = &block[HEADER_BYTES as usize..][..format::HEAD_BYTES];
-    let image = Image {
-        bytes: &block,
-        id: header.id,
-        sequence,
-    };
-    Ok(Found {
-        header,
-        begun: head.iter().any(|&byte| byte != 0),
-        start: image.start(),
-        segment: Arc::new(Segment::new(sequence, header.id, size, path)),
-        file,
-    })
-}
-
-/// Whether a segment that was surveyed still has its name.
-pub(super) fn is_there(disk: &dyn Disk, dir: &Path, segment: &Segment) -> bool {
-    match open_segment(disk, dir, segment.sequence) {
-        Ok(found) => found.header.id == segment.id,
-        Err(WalError::Io(fault)) => fault.source.kind() != std::io::ErrorKind::NotFound,
-        Err(_) => true,
-    }
-}
-
-/// Checks that the files are one log's, and that none is missing between others.
-fn check_set(found: &[Found], owner: Option<(ClusterId, NodeId)>) -> Result<(), WalError> {
-    let Some(first) = found.first() else {
-        return Ok(());
-    };
-    for (at, file) in found.iter().enumerate() {
-        check_file(file, &found[..at], owner)?;
-        if file.segment.sequence != first.segment.sequence + at as u64 {
-            return Err(WalError::MissingSegment {
-                segment: format::segment_name(first.segment.sequence + at as u64),
-            });
-        }
-    }
-    Ok(())
-}
-
-/// Checks that a file is of the same log as those before it, and none of them.
-pub(super) fn check_file(
-    file: &Found,
-    before: &[Found],
-    owner: Option<(ClusterId, NodeId)>,
-) -> Result<(), WalError> {
-    let identity = before.first().unwrap_or(file).header.identity;
-    let expected = owner.unwrap_or((identity.cluster, identity.node));
-    let theirs = file.header.identity;
-    if (theirs.cluster, theirs.node) != expected || theirs != identity {
-        return Err(WalError::Foreign {
-            path: file.segment.path.clone(),
-            expected,
-            found: theirs,
-        });
-    }
-    if let Some(twin) = before.iter().find(|twin| twin.header.id == file.header.id) {
-        return Err(WalError::DuplicateSegment {
-            segments: [twin.segment.name.clone(), file.segment.name.clone()],
-        });
-    }
-    if file.header.sequence != file.segment.sequence {
-        return Err(file.damaged(0, "the header names another sequence than the file"));
-    }
-    Ok(())
 }
 
 /// Reads and links the Start frames. Only the last may be bad, if nothing says that it was durable: then it
@@ -276,22 +137,21 @@ fn read_starts(used: &[Found]) -> Result<Vec<(Head, StartInfo)>, WalError> {
         let Some((head, start)) = file.start else {
             let only = at == 0 && file.segment.sequence > 1;
             if at + 1 < used.len() || only {
-                return Err(file.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
+                return Err(file.bad_start());
             }
             return Ok(starts);
         };
-        let follows = match at.checked_sub(1).map(|before| &used[before]) {
-            Some(before) => {
-                start.previous_id == before.segment.id
-                    && start.previous.offset <= before.segment.size
-            }
-            None => true,
-        };
-        if !follows || start.previous.sequence != file.segment.sequence - 1 {
-            return Err(file.damaged(
-                HEADER_BYTES,
-                "the segment does not follow the one before it",
-            ));
+        let before = at.checked_sub(1).map(|before| &used[before].segment);
+        if let Some(before) = before.filter(|before| before.id != start.previous_id) {
+            return Err(WalError::Unlinked {
+                segment: file.segment.name.clone(),
+                previous: before.name.clone(),
+            });
+        }
+        let fits = before.is_none_or(|before| start.previous.offset <= before.size);
+        if !fits || start.previous.sequence != file.segment.sequence - 1 {
+            let what = "the segment's first frame names a place where no segment ends";
+            return Err(file.damaged(HEADER_BYTES, what));
         }
         starts.push((head, start));
     }
@@ -338,9 +198,11 @@ impl Survey {
 
     /// A segment that ended with a footer. Nothing else of it is read, however much it holds.
     fn read_sealed(&mut self, file: &Found, end: u64) -> Result<(), WalError> {
-        let footer = read_footer(file)?
-            .filter(|footer| footer.end == end)
-            .ok_or_else(|| file.damaged(end, "the segment's footer is damaged"))?;
+        let footer = file.footer()?;
+        if footer.end != end {
+            let what = "the segment's footer does not end its frames where the next segment says";
+            return Err(file.damaged(file.segment.size - TAIL_BYTES as u64, what));
+        }
         if !self.index.push_sealed(Arc::clone(&file.segment), &footer) {
             let what = "the segment's footer does not follow the segments before";
             return Err(file.damaged(end, what));
@@ -404,15 +266,18 @@ impl Survey {
         // A segment is only written to when the one before has ended.
         let may_be_torn = self.tail.as_ref().is_none_or(|tail| !tail.open);
         if let Some(next) = rest.first().filter(|_| may_be_torn) {
-            if self.tail.is_none() && next.segment.sequence > 1 {
-                return Err(WalError::MissingSegment {
-                    segment: format::segment_name(next.segment.sequence - 1),
-                });
-            }
             let bytes = next.bytes()?;
             let image = next.image(&bytes);
             let start = HEADER_BYTES as usize;
             let behind = image.behind(start);
+            if self.tail.is_none() && next.segment.sequence > 1 {
+                if behind.end > start {
+                    return Err(next.bad_start());
+                }
+                return Err(WalError::MissingSegment {
+                    segment: format::segment_name(next.segment.sequence - 1),
+                });
+            }
             if next.begun || behind.end > start {
                 self.check_fence(next, behind.fence)?;
                 self.torn.get_or_insert_with(|| Torn {
@@ -439,7 +304,7 @@ impl Survey {
             offset: HEADER_BYTES,
         };
         if fence > Some(begin) {
-            return Err(next.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
+            return Err(next.bad_start());
         }
         match &self.tail {
             Some(tail) if tail.ending == Ending::Cut => {
@@ -478,23 +343,6 @@ pub(super) fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalErro
             Stop::End => "zeros where a frame was",
         },
     }
-}
-
-/// The footer of a segment, without its table of offsets. None if it is damaged.
-fn read_footer(file: &Found) -> Result<Option<Footer>, WalError> {
-    let (segment, size) = (&file.segment, file.segment.size);
-    let read = |at: u64, into: &mut [u8]| {
-        let read = file.file.read_at(at, into);
-        read.map_err(Fault::at("read", &segment.path))
-    };
-    let mut tail = [0; TAIL_BYTES];
-    read(size - TAIL_BYTES as u64, &mut tail)?;
-    let Some(tail) = FooterTail::decode(&tail, segment.id, size) else {
-        return Ok(None);
-    };
-    let mut summary = vec![0; tail.summary.len()];
-    read(tail.summary.start as u64, &mut summary)?;
-    Ok(tail.footer(&summary))
 }
 
 /// Surveys the log, and makes the disk what was decided: what is kept is durable then.

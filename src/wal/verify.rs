@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::error::WalError;
+use super::files;
 use super::footer::Footer;
 use super::format::HEADER_BYTES;
 use super::index::Span;
@@ -26,9 +27,9 @@ pub(super) fn verify(
     span: &Span,
     before: Option<Left>,
 ) -> Result<Left, WalError> {
-    let file = recover::open_segment(disk, dir, span.segment.sequence)?;
+    let file = files::open_segment(disk, dir, span.segment.sequence)?;
     let Some((head, start)) = &file.start else {
-        return Err(file.damaged(HEADER_BYTES, "the segment's first frame is damaged"));
+        return Err(file.bad_start());
     };
     let begins = Left {
         last: head.index,

@@ -217,7 +217,7 @@ fn closing_tells_all_who_wait_and_keeps_the_directory_until_the_leader_is_done()
         let waiter = sync(scope, &wal, staged);
         let own = wal.clone();
         // What a close does whose own sync has failed.
-        let closing = scope.spawn(move || own.handle.let_go());
+        let closing = scope.spawn(move || own.open.let_go());
         until(|| closing.is_finished() || group.joined() == 2);
         assert!(matches!(open(&disk), Err(WalError::Locked { .. })));
         assert!(Lead::new(&wal.handle).run().error.is_none());
