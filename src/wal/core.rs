@@ -166,6 +166,11 @@ impl Core {
         self.fenced < self.fence
     }
 
+    /// The log has failed. The first failure is the one that is told.
+    pub(super) fn fail(&mut self, fault: &Fault) {
+        self.failed.get_or_insert_with(|| fault.clone());
+    }
+
     pub(super) fn usable(&self) -> Result<(), WalError> {
         match &self.failed {
             Some(fault) => Err(WalError::Failed(fault.clone())),

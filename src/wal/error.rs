@@ -1,6 +1,7 @@
 //! What can go wrong with a log, and what to do about it.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use crate::error::{Fault, OptionError};
@@ -111,10 +112,16 @@ pub enum WalError {
         /// The name of the segment's file.
         segment: String,
     },
+    /// There is no such directory, or it is none.
+    NoDirectory(Fault),
+    /// The log is on a file system that cannot be written to.
+    ReadOnly(Fault),
+    /// The system does not let this user read or write the log.
+    Denied(Fault),
     /// A call to the disk failed.
     Io(Fault),
-    /// A write or sync of the log failed earlier, and nothing is known of what the disk holds since then.
-    /// Open the log again: what is found then is durable.
+    /// A write or sync failed earlier, of the log or of its next segment, and nothing is known of what the disk
+    /// holds since then. Open the log again: what is found then is durable.
     Failed(Fault),
     /// There is no room for the next segment. Nothing was lost: free some space and call again.
     NoSpace(Fault),
@@ -155,6 +162,24 @@ impl WalError {
                 | Self::ForeignSegment { .. }
                 | Self::NotALog { .. }
         )
+    }
+
+    /// Tells those failures apart that, when a log is opened, say what to do about them.
+    pub(super) fn at_open(self) -> Self {
+        match self {
+            Self::Io(fault) | Self::Failed(fault) => match fault.source.kind() {
+                // A file of the log that is gone is another matter; one in place of a directory is not.
+                ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::AlreadyExists
+                    if fault.operation != "open" =>
+                {
+                    Self::NoDirectory(fault)
+                }
+                ErrorKind::ReadOnlyFilesystem => Self::ReadOnly(fault),
+                ErrorKind::PermissionDenied => Self::Denied(fault),
+                _ => Self::Io(fault),
+            },
+            other => other,
+        }
     }
 }
 
@@ -263,6 +288,15 @@ impl fmt::Display for WalError {
                 f,
                 "{segment} was dropped by the process that has the log open: look again"
             ),
+            Self::NoDirectory(fault) => write!(f, "{fault}; check the path of the log"),
+            Self::ReadOnly(fault) => write!(
+                f,
+                "{fault}; make the file system writable, or only look into the log, which writes nothing"
+            ),
+            Self::Denied(fault) => write!(
+                f,
+                "{fault}; let this user read and write the log's directory and the files in it"
+            ),
             Self::Io(fault) => fault.fmt(f),
             Self::Failed(fault) => write!(
                 f,
@@ -285,7 +319,12 @@ impl fmt::Display for WalError {
 impl std::error::Error for WalError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
-            Self::Io(fault) | Self::Failed(fault) | Self::NoSpace(fault) => Some(fault),
+            Self::NoDirectory(fault)
+            | Self::ReadOnly(fault)
+            | Self::Denied(fault)
+            | Self::Io(fault)
+            | Self::Failed(fault)
+            | Self::NoSpace(fault) => Some(fault),
             Self::Option(error) => Some(error),
             Self::Locked { .. }
             | Self::Foreign { .. }

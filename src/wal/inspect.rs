@@ -106,7 +106,7 @@ pub fn open_read_only_on(
     dir: impl Into<PathBuf>,
 ) -> Result<Inspection, WalError> {
     let dir = dir.into();
-    let survey = settle(&dir, || recover::survey(&*disk, &dir, None))?;
+    let survey = settle(&dir, || recover::survey(&*disk, &dir, None)).map_err(WalError::at_open)?;
     survey.open_tail();
     Ok(Inspection {
         dir,

@@ -211,8 +211,10 @@ impl Wal {
     ///
     /// # Errors
     /// [`WalError::Io`] when the write or sync failed: for this and all later calls the log has failed.
-    /// [`WalError::NoSpace`] (or [`WalError::Io`]) if the next segment cannot be prepared: what is staged
-    /// stays staged, and a later call tries again. [`WalError::Failed`], [`WalError::Closed`].
+    /// [`WalError::NoSpace`] if there is no room for the next segment (or [`WalError::Io`] if its file cannot
+    /// be created): what is staged stays staged, and a later call tries again. [`WalError::Failed`] after
+    /// that, and if the disk failed otherwise while the next segment was prepared: the log goes on as far as
+    /// the segments reach that are ready, and fails then. [`WalError::Closed`].
     pub fn sync(&self, staged: Staged) -> Result<Durable, WalError> {
         self.handle.sync(staged.seq())
     }
@@ -290,7 +292,13 @@ impl Handle {
     where
         R: Iterator<Item = Record<'a>> + Clone,
     {
-        core.check(&draft, self.max_entry_bytes, &self.stock)?;
+        if let Err(error) = core.check(&draft, self.max_entry_bytes, &self.stock) {
+            if let WalError::Failed(fault) = &error {
+                // The next segment did, and is needed now.
+                core.fail(fault);
+            }
+            return Err(error);
+        }
         core.apply(draft, self.stock.plan());
         Ok(Staged::mint(core.written, core.index.last))
     }
@@ -467,7 +475,7 @@ impl<'a> Lead<'a> {
                     }
                 }
                 Err(fault) => {
-                    core.failed = Some(fault.clone());
+                    core.fail(&fault);
                     return Err(WalError::Io(fault));
                 }
             }
@@ -478,10 +486,7 @@ impl<'a> Lead<'a> {
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
         if let Some(WalError::Failed(fault)) = &self.outcome.error {
-            let mut core = self.handle.core.lock();
-            if core.failed.is_none() {
-                core.failed = Some(fault.clone());
-            }
+            self.handle.core.lock().fail(fault);
         }
         self.handle.group.finish(self.outcome.clone());
     }

@@ -93,11 +93,12 @@ impl WalOptions {
     /// [`WalError::MissingSegment`], [`WalError::MissingFirst`], [`WalError::DuplicateSegment`],
     /// [`WalError::Misplaced`], [`WalError::Unlinked`], [`WalError::Foreign`],
     /// [`WalError::ForeignSegment`], [`WalError::NotALog`], [`WalError::NewerFormat`],
-    /// [`WalError::UnknownFeatures`]; nothing is changed then. [`WalError::Io`] and
-    /// [`WalError::NoSpace`] as the disk says.
+    /// [`WalError::UnknownFeatures`]; nothing is changed then. [`WalError::NoDirectory`],
+    /// [`WalError::ReadOnly`], [`WalError::Denied`], [`WalError::NoSpace`] and [`WalError::Io`] as the disk
+    /// says.
     pub fn open(self) -> Result<(Wal, Recovery), WalError> {
         let max_entry_bytes = self.check()?;
-        Wal::open(self, max_entry_bytes)
+        Wal::open(self, max_entry_bytes).map_err(WalError::at_open)
     }
 
     fn check(&self) -> Result<usize, WalError> {

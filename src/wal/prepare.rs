@@ -29,7 +29,8 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Makes segment `sequence` of zeros.
 ///
 /// # Errors
-/// [`WalError::NoSpace`], or [`WalError::Io`].
+/// As [`failure`], and [`WalError::Io`] if the file could not be created: nothing was asked of the disk then,
+/// and another try may fare better.
 pub(super) fn fill(
     disk: &dyn Disk,
     plan: &Plan,
@@ -37,23 +38,24 @@ pub(super) fn fill(
 ) -> Result<Arc<dyn DiskFile>, WalError> {
     let segment = plan.segment(sequence);
     let temporary = segment.path.with_extension("wal.tmp");
-    let made = fill_file(disk, &segment, &temporary)
-        .and_then(|file| name(disk, plan, &segment, &temporary, file));
+    let file = disk.create(&temporary).map_err(|error| {
+        let fault = Fault::new("create", &temporary, error);
+        if is_no_space(&fault) {
+            WalError::NoSpace(fault)
+        } else {
+            WalError::Io(fault)
+        }
+    })?;
+    let made = fill_file(&*file, &segment, &temporary)
+        .and_then(|()| name(disk, plan, &segment, &temporary, file));
     made.map_err(|fault| {
         // What was written only takes room; the next open removes it if this fails.
         let _ = disk.remove(&temporary);
-        no_space(fault)
+        failure(fault)
     })
 }
 
-fn fill_file(
-    disk: &dyn Disk,
-    segment: &Segment,
-    temporary: &Path,
-) -> Result<Arc<dyn DiskFile>, Fault> {
-    let file = disk
-        .create(temporary)
-        .map_err(Fault::at("create", temporary))?;
+fn fill_file(file: &dyn DiskFile, segment: &Segment, temporary: &Path) -> Result<(), Fault> {
     let zeros = vec![0; CHUNK_BYTES.min(usize::try_from(segment.size).unwrap_or(CHUNK_BYTES))];
     let mut offset = 0;
     while offset < segment.size {
@@ -64,7 +66,7 @@ fn fill_file(
         file.sync_data().map_err(Fault::at("sync", temporary))?;
         offset += chunk.len() as u64;
     }
-    Ok(file)
+    Ok(())
 }
 
 /// Makes segment `sequence` of a dead one of the same size, whose file nobody has open.
@@ -123,13 +125,23 @@ fn name(
     Ok(file)
 }
 
-fn no_space(fault: Fault) -> WalError {
-    match fault.source.kind() {
-        std::io::ErrorKind::StorageFull
-        | std::io::ErrorKind::QuotaExceeded
-        | std::io::ErrorKind::FileTooLarge => WalError::NoSpace(fault),
-        _ => WalError::Io(fault),
+/// What a failure to prepare a segment means: [`WalError::NoSpace`], after which another try may fare better;
+/// else [`WalError::Failed`], since a disk that failed to write or sync is not asked again.
+pub(super) fn failure(fault: Fault) -> WalError {
+    if is_no_space(&fault) {
+        WalError::NoSpace(fault)
+    } else {
+        WalError::Failed(fault)
     }
+}
+
+fn is_no_space(fault: &Fault) -> bool {
+    matches!(
+        fault.source.kind(),
+        std::io::ErrorKind::StorageFull
+            | std::io::ErrorKind::QuotaExceeded
+            | std::io::ErrorKind::FileTooLarge
+    )
 }
 
 /// Removes a segment's file, durably, so that of several never a later one goes before an earlier one.

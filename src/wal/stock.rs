@@ -15,6 +15,7 @@ use super::format::{self, Header};
 use super::index::Segment;
 use super::prepare;
 use crate::error::Fault;
+use crate::trace::warn;
 use crate::types::Identity;
 use crate::vfs::{Access, Disk, DiskFile};
 
@@ -71,21 +72,50 @@ struct Gone(Arc<Stock>);
 
 impl Drop for Gone {
     fn drop(&mut self) {
+        if thread::panicking() {
+            let panicked = std::io::Error::other("the helper thread panicked");
+            let fault = Fault::new("prepare segments in", &self.0.plan.dir, panicked);
+            self.0.state.lock().fail(WalError::Failed(fault));
+        }
         self.0.stop();
     }
 }
 
-/// Whether the oldest dead segment could be let go. Until it is, no later one may go: a log with a gap is
-/// refused.
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
-enum Setback {
-    /// Nothing is known against it.
-    #[default]
-    None,
-    /// It failed, and waits for somebody to ask again.
-    Failed,
-    /// It is to be tried again, and then only removed: it may have another name by now, or none.
-    Retry,
+/// Segments that hold nothing any more, oldest first.
+#[derive(Default)]
+struct Dead {
+    queue: VecDeque<Arc<Segment>>,
+    /// One could not go, and those after it must not go before it: the next open tries again.
+    stuck: bool,
+}
+
+impl Dead {
+    fn add(&mut self, dead: Vec<Arc<Segment>>) {
+        if !self.stuck {
+            self.queue.extend(dead);
+        }
+    }
+
+    fn stick(&mut self) {
+        self.stuck = true;
+        self.queue.clear();
+    }
+}
+
+impl State {
+    /// Lets another try begin, unless the failure is for good.
+    fn forgive(&mut self) {
+        if !matches!(self.failure, Some(WalError::Failed(_))) {
+            self.failure = None;
+        }
+    }
+
+    fn fail(&mut self, failure: WalError) {
+        if matches!(failure, WalError::Failed(_)) {
+            self.dead.stick();
+        }
+        self.failure = Some(failure);
+    }
 }
 
 #[derive(Default)]
@@ -95,11 +125,10 @@ struct State {
     next: u64,
     /// Segments up to this are wanted.
     wanted: u64,
-    /// Why the last preparation failed; cleared when somebody asks again.
+    /// Why the last preparation failed. Cleared when somebody asks again, but for [`WalError::Failed`], which
+    /// stays: nothing more is asked of the disk then.
     failure: Option<WalError>,
-    /// Segments that hold nothing any more, oldest first.
-    dead: VecDeque<Arc<Segment>>,
-    setback: Setback,
+    dead: Dead,
     /// When the helper is to see to its chores.
     due: Option<Instant>,
     stopped: bool,
@@ -181,7 +210,7 @@ impl Stock {
     /// The file of segment `sequence`, made now if it was not made ahead.
     pub(super) fn obtain(&self, sequence: u64) -> Result<Arc<dyn DiskFile>, WalError> {
         let mut state = self.state.lock();
-        state.failure = None;
+        state.forgive();
         state.wanted = state.wanted.max(sequence);
         loop {
             if let Some(at) = state.ready.iter().position(|(of, _)| *of == sequence)
@@ -212,10 +241,7 @@ impl Stock {
             return;
         }
         state.wanted = state.wanted.max(wanted);
-        state.dead.extend(dead);
-        if state.setback == Setback::Failed {
-            state.setback = Setback::Retry;
-        }
+        state.dead.add(dead);
         match self.preparer {
             Preparer::Thread => {
                 self.changed.notify_all();
@@ -231,7 +257,8 @@ impl Stock {
         if !state.ready.is_empty() || state.failure.is_none() {
             return None;
         }
-        let failure = state.failure.take();
+        let failure = state.failure.clone();
+        state.forgive();
         match self.preparer {
             Preparer::Thread => {
                 self.changed.notify_all();
@@ -297,11 +324,11 @@ impl Stock {
         let may_make = !state.stopped && state.failure.is_none();
         let wanted = may_make && state.next <= state.wanted;
         let spare = may_make && state.ready.len() < AHEAD_OF_DEAD;
-        let usable = match state.setback {
-            Setback::None => state.dead.front_mut().map(|dead| self.is_usable(dead)),
-            Setback::Failed => None,
-            Setback::Retry => Some(false),
-        };
+        let usable = state
+            .dead
+            .queue
+            .front_mut()
+            .map(|dead| self.is_usable(dead));
         match usable {
             Some(true) if wanted || spare => self.recycle(state),
             _ if wanted => self.fill(state),
@@ -328,24 +355,29 @@ impl Stock {
         let made = MutexGuard::unlocked(state, || prepare::fill(&*self.disk, &self.plan, sequence));
         match made {
             Ok(file) => self.stand_ready(state, sequence, file),
-            Err(failure) => state.failure = Some(failure),
+            Err(failure) => state.fail(failure),
         }
         self.changed.notify_all();
     }
 
     fn recycle(&self, state: &mut MutexGuard<'_, State>) {
         let sequence = state.next;
-        let Some(mut dead) = state.dead.pop_front() else {
+        let Some(dead) = state.dead.queue.pop_front() else {
             return;
         };
+        let path = dead.path.clone();
         // Its file is closed before it is opened anew.
-        drop(Arc::get_mut(&mut dead).and_then(|dead| dead.file.take()));
+        drop(dead);
         let made = MutexGuard::unlocked(state, || {
-            prepare::recycle(&*self.disk, &self.plan, sequence, &dead.path)
+            prepare::recycle(&*self.disk, &self.plan, sequence, &path)
         });
         match made {
             Ok(file) => self.stand_ready(state, sequence, file),
-            Err(_) => self.set_back(state, dead),
+            Err(fault) => {
+                warn!(%fault, "a dead segment cannot be used again");
+                state.dead.stick();
+                state.fail(prepare::failure(fault));
+            }
         }
         self.changed.notify_all();
     }
@@ -356,20 +388,18 @@ impl Stock {
     }
 
     fn remove(&self, state: &mut MutexGuard<'_, State>) {
-        let Some(dead) = state.dead.pop_front() else {
+        let Some(dead) = state.dead.queue.pop_front() else {
             return;
         };
         let removed = MutexGuard::unlocked(state, || {
             prepare::remove(&*self.disk, &self.plan.dir, &dead.path)
         });
-        match removed {
-            Ok(()) => state.setback = Setback::None,
-            Err(_) => self.set_back(state, dead),
+        if let Err(fault) = removed {
+            warn!(%fault, "a dead segment cannot be removed");
+            state.dead.stick();
+            if fault.operation == "sync" {
+                state.fail(WalError::Failed(fault));
+            }
         }
-    }
-
-    fn set_back(&self, state: &mut State, dead: Arc<Segment>) {
-        state.dead.push_front(dead);
-        state.setback = Setback::Failed;
     }
 }
