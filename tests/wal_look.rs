@@ -257,8 +257,8 @@ fn a_log_that_changes_at_every_look_is_given_up_and_not_called_damaged() {
     // A look ends at its fifth call, which reads this segment's header: it is bad elsewhere each time.
     let watched = Watched::new(&disk, move |call| {
         poked.poke(&name, 0, &whole).unwrap();
-        let at = [0, 40][call as usize / 5 % 2];
-        poked.poke(&name, at, &[0xff]).unwrap();
+        let bad: &[u8] = [&[0; 4096][..], &[0xff]][call as usize / 5 % 2];
+        poked.poke(&name, 0, bad).unwrap();
     });
     let error = open_read_only_on(Arc::new(watched), "/wal").map(drop);
     match error {

@@ -119,10 +119,14 @@ fn segment(used: &[Found], at: usize, damage: &mut Vec<WalError>) -> Result<(), 
     if !is_last || limit > HEADER_BYTES as usize {
         frames(file, &image, limit, damage);
     }
-    if let Some(next) = successor.filter(|next| next.sealed)
-        && footer.is_none_or(|footer| footer.end != next.end)
-    {
-        damage.push(file.damaged(next.end, "the segment's footer is damaged"));
+    if let Some(next) = successor.filter(|next| next.sealed) {
+        match file.footer() {
+            Err(error) => damage.push(error),
+            Ok(summary) if summary.end != next.end || footer.is_none() => {
+                damage.push(file.damaged(next.end, "the segment's footer is damaged"));
+            }
+            Ok(_) => {}
+        }
     }
     Ok(())
 }
