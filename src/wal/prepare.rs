@@ -22,9 +22,11 @@ use super::stock::Plan;
 use crate::error::Fault;
 use crate::vfs::{Access, Disk, DiskFile};
 
-/// How much zero is written and synced at once: so much may stand before the log's own sync in the disk's
-/// queue.
+/// How much zero is written at once.
 const CHUNK_BYTES: usize = 1 << 20;
+/// How much is synced at once. So much may stand before a sync of the log in the disk's queue: more makes one
+/// wait longer, less makes more of them wait.
+const SYNC_BYTES: u64 = 8 << 20;
 
 /// Makes segment `sequence` of zeros.
 ///
@@ -63,8 +65,10 @@ fn fill_file(file: &dyn DiskFile, segment: &Segment, temporary: &Path) -> Result
         let chunk = &zeros[..zeros.len().min(left)];
         file.write_at(offset, chunk)
             .map_err(Fault::at("write", temporary))?;
-        file.sync_data().map_err(Fault::at("sync", temporary))?;
         offset += chunk.len() as u64;
+        if offset % SYNC_BYTES == 0 {
+            file.sync_data().map_err(Fault::at("sync", temporary))?;
+        }
     }
     Ok(())
 }
