@@ -169,3 +169,98 @@ impl<S: Send + 'static, R: Send + 'static> Inbox for Mailbox<S, R> {
         });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::message::{Body, Message};
+    use crate::runtime::outcome::{Budget, Proposal, promise};
+    use crate::types::{Entry, EntryKind, LogId, NodeId, Term};
+    use parking_lot::const_mutex;
+
+    type Numbers = Mailbox<(), u32>;
+
+    fn incoming(payload: Option<&Bytes>) -> Incoming {
+        let entry = |payload: &Bytes| Entry {
+            id: LogId::ORIGIN,
+            kind: EntryKind::Normal,
+            payload: payload.clone(),
+        };
+        Incoming {
+            from: NodeId(2),
+            message: Message {
+                term: Term(1),
+                body: Body::VoteReply { granted: true },
+            },
+            entries: payload.map(entry).into_iter().collect(),
+        }
+    }
+
+    /// How many messages are taken out at once.
+    fn collected(mailbox: &Numbers) -> usize {
+        let mut mail = Mail::default();
+        mailbox.collect(Instant::now(), &mut mail).unwrap();
+        mail.incoming.len()
+    }
+
+    fn proposed() -> (Proposed<u32>, Proposal<u32>) {
+        let permit = Arc::new(Budget::new(1, 1)).take(1).unwrap();
+        let (slot, proposal) = promise(permit);
+        let payload = Bytes::default();
+        (Proposed { payload, slot }, proposal)
+    }
+
+    #[test]
+    fn messages_beyond_the_number_that_may_wait_are_dropped() {
+        let mailbox = Numbers::new();
+        for _ in 0..2 {
+            for _ in 0..MAX_INCOMING + 10 {
+                mailbox.deliver(incoming(None));
+            }
+            assert_eq!(collected(&mailbox), MAX_INCOMING);
+        }
+    }
+
+    #[test]
+    fn messages_beyond_the_bytes_that_may_wait_are_dropped_but_for_one_alone() {
+        let payload = Bytes::from(vec![0; MAX_INCOMING_BYTES / 2]);
+        let large = Bytes::from(vec![0; MAX_INCOMING_BYTES + 1]);
+        let mailbox = Numbers::new();
+        let mut mail = Mail::default();
+        for _ in 0..3 {
+            for _ in 0..5 {
+                mailbox.deliver(incoming(Some(&payload)));
+            }
+            mailbox.collect(Instant::now(), &mut mail).unwrap();
+            assert_eq!(mail.incoming.len(), 2);
+            mail.incoming.clear();
+            for _ in 0..2 {
+                mailbox.deliver(incoming(Some(&large)));
+            }
+            mailbox.collect(Instant::now(), &mut mail).unwrap();
+            assert_eq!(mail.incoming.len(), 1);
+            mail.incoming.clear();
+        }
+    }
+
+    #[test]
+    fn what_queued_when_the_mailbox_stops_was_not_taken() {
+        let mailbox = Numbers::new();
+        let (first, waits) = proposed();
+        mailbox.propose(first).unwrap();
+        let told = Arc::new(const_mutex(None));
+        let tell = Arc::clone(&told);
+        let read = move |result: Result<&(), Error>| *tell.lock() = result.err();
+        mailbox.read(Box::new(read)).unwrap();
+        mailbox.stop("the first reason");
+        mailbox.stop("another");
+        let reason = Arc::from("the first reason");
+        let stopped = Error::Stopped { reason };
+        assert_eq!(waits.wait(), Err(stopped.clone()));
+        assert_eq!(told.lock().take(), Some(stopped));
+        let (late, _) = proposed();
+        assert_eq!(&*mailbox.propose(late).unwrap_err(), "the first reason");
+        let mut mail = Mail::default();
+        assert!(mailbox.collect(Instant::now(), &mut mail).is_err());
+    }
+}

@@ -293,13 +293,40 @@ mod tests {
     }
 
     #[test]
-    fn a_future_is_woken_once_when_the_reply_is_there() {
-        struct Count(AtomicUsize);
-        impl Wake for Count {
-            fn wake(self: Arc<Self>) {
-                self.0.fetch_add(1, Ordering::Relaxed);
-            }
+    fn a_reply_is_given_out_once() {
+        let (slot, mut proposal) = pair();
+        slot.complete(Ok(7));
+        assert_eq!(proposal.wait_for(Duration::MAX), Some(Ok(7)));
+        assert_eq!(proposal.wait_for(Duration::MAX), None);
+        assert_eq!(proposal.wait(), Err(Error::OutcomeUnknown));
+    }
+
+    struct Count(AtomicUsize);
+
+    impl Wake for Count {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
         }
+    }
+
+    #[test]
+    fn the_task_that_polled_last_is_woken() {
+        let tasks: Vec<_> = (0..2)
+            .map(|_| Arc::new(Count(AtomicUsize::new(0))))
+            .collect();
+        let (slot, mut proposal) = pair();
+        for task in &tasks {
+            let waker = Waker::from(Arc::clone(task));
+            let mut context = Context::from_waker(&waker);
+            assert!(Pin::new(&mut proposal).poll(&mut context).is_pending());
+        }
+        slot.complete(Ok(7));
+        let woken = tasks.iter().map(|task| task.0.load(Ordering::Relaxed));
+        assert_eq!(woken.collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[test]
+    fn a_future_is_woken_once_when_the_reply_is_there() {
         let count = Arc::new(Count(AtomicUsize::new(0)));
         let waker = Waker::from(Arc::clone(&count));
         let mut context = Context::from_waker(&waker);
@@ -328,6 +355,10 @@ mod tests {
             "beside one that is over the limit by itself"
         );
         drop(large);
+        let most = by_bytes.take(60).unwrap();
+        assert!(by_bytes.take(41).is_none(), "both would be over the limit");
+        assert!(by_bytes.take(40).is_some());
+        drop(most);
         assert!(by_bytes.take(100).is_some());
     }
 }
