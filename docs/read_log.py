@@ -84,13 +84,19 @@ class Segment:
             return None
         return frame[1], frame[2], frame[3], *START.unpack(frame[4])
 
-    def footer(self):
-        """Where the frames end, `lo`, last, and the offsets of those entries; None without a whole footer."""
+    def tail(self):
+        """A footer's fixed end, if there is one."""
         at = len(self.bytes) - TAIL.size
         tail = TAIL.unpack_from(self.bytes, at)
-        crc, magic, summary_crc, table_crc, end, count, runs, state, lo, last = tail[:10]
-        if magic != b"FOOT" or crc != zlib.crc32(self.bytes[at + 4 :], seed(self.id, len(self.bytes))):
+        good = tail[1] == b"FOOT" and tail[0] == zlib.crc32(self.bytes[at + 4 :], seed(self.id, len(self.bytes)))
+        return tail if good else None
+
+    def footer(self):
+        """Where the frames end, `lo`, last, and the offsets of those entries; None without a whole footer."""
+        at, tail = len(self.bytes) - TAIL.size, self.tail()
+        if tail is None:
             return None
+        _, _, summary_crc, table_crc, end, count, runs, state, lo, last = tail[:10]
         table = at - to_8(4 * count)
         summary = table - 16 * runs - (0 if state == NO_STATE else to_8(state))
         if summary < end or zlib.crc32(self.bytes[table:at]) != table_crc:
@@ -233,7 +239,7 @@ def read_log(directory):
             check_footer(log, segment, footer)
         if not follows and not sealed:
             zeros = not any(segment.bytes[end : end + HEAD.size])
-            if not zeros or footer or batch > end or segment.behind(end)[0]:
+            if not zeros or segment.tail() or batch > end or segment.behind(end)[0]:
                 print(f"torn: {segment.name} at offset {end}", file=sys.stderr)
             if unfinished and unfinished.behind(BLOCK)[1] > (segment.sequence, end):
                 raise segment.damage(end, "a frame that was durable is damaged")

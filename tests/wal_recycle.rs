@@ -144,32 +144,54 @@ fn after_a_power_cut_nothing_that_a_recycled_file_held_before_is_read() {
     }
 }
 
-#[test]
-fn a_footer_that_outlived_its_frames_is_never_taken_for_the_end_of_others() {
+/// A disk on which a write of 80 KiB, the last there was, has ended the first segment and filled the second;
+/// where in each of the two it began.
+fn filled_at_once() -> (SimDisk, [(&'static Path, usize); 2]) {
     let disk = SimDisk::new(1);
     let (wal, _) = open_sim(&disk);
-    let look = || open_read_only_on(Arc::new(disk.clone()), "/wal").unwrap();
-    let used = |segment: usize| look().segments()[segment].used as usize;
     append(&wal, 50);
-    let (last, before) = (look().last(), used(0));
-    // It does not fit, and ends the segment while there is room for smaller ones.
-    let staged = wal.append(&[&[7; 16 << 10]]).unwrap();
+    let look = || open_read_only_on(Arc::new(disk.clone()), "/wal").unwrap();
+    let used = look().segments()[0].used as usize;
+    let staged = wal.append(&[&[7; 16 << 10][..]; 5]).unwrap();
     wal.sync(staged).unwrap();
     drop(wal);
-    assert_eq!(look().segments()[0].stage, Stage::Sealed);
-    assert!(used(0) > before);
-    // Of all that, only the sectors of the footer reached the disk.
-    for (segment, from) in [(0, before), (1, 4096)] {
-        let path = Path::new("/wal").join(&look().segments()[segment].file);
-        let lost = vec![0; used(segment) - from];
-        disk.poke(&path, from, &lost).unwrap();
-    }
-    assert_eq!(look().last(), last);
-    for turn in 0..3 {
-        let (wal, recovery) = open_sim(&disk);
-        assert_eq!(recovery.last.0, last.0 + 2 * turn);
-        append(&wal, 2);
-        assert_holds(&wal.reader(), recovery.last.0 + 2);
-        wal.close().unwrap();
+    let stages: Vec<_> = look().segments().iter().map(|seen| seen.stage).collect();
+    assert_eq!(stages[..3], [Stage::Sealed, Stage::Sealed, Stage::Active]);
+    // Nothing is written to the third before the second is durable.
+    lose(&disk, Path::new("/wal/0000000000000003.wal"), 4096..65_536);
+    let first = Path::new("/wal/0000000000000001.wal");
+    let second = Path::new("/wal/0000000000000002.wal");
+    (disk, [(first, used), (second, 4096)])
+}
+
+fn lose(disk: &SimDisk, path: &Path, bytes: std::ops::Range<usize>) {
+    let zeros = vec![0; bytes.len()];
+    disk.poke(path, bytes.start, &zeros).unwrap();
+}
+
+#[test]
+fn a_footer_that_outlived_its_frames_is_never_taken_for_the_end_of_others() {
+    for (lost_in, table_too) in [(0, false), (0, true), (1, false), (1, true)] {
+        let (disk, segments) = filled_at_once();
+        let (path, from) = segments[lost_in];
+        // Of the write to this segment only sectors of the footer reached the disk, and nothing of what was
+        // to follow.
+        lose(&disk, path, from..65_000);
+        for &(path, from) in &segments[lost_in + 1..] {
+            lose(&disk, path, from..65_536);
+        }
+        let case = format!("in segment {}, table lost: {table_too}", lost_in + 1);
+        if table_too {
+            disk.poke(path, 65_536 - 84, &[0xff; 4]).unwrap();
+        }
+        let mut last = 50;
+        for turn in 0..3 {
+            let (wal, recovery) = open_sim(&disk);
+            assert_eq!(recovery.torn.is_some(), turn == 0, "{case}");
+            assert_eq!(recovery.last.0, last, "{case}");
+            append(&wal, 52);
+            last += 52;
+            assert_holds(&wal.reader(), last);
+        }
     }
 }

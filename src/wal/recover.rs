@@ -234,12 +234,8 @@ impl Survey {
                 Stop::End => walk.end,
                 Stop::Bad(_) => walk.end + format::HEAD_BYTES,
             };
-            // A footer whose frames are not all there tells of a last write that did not end. To go on
-            // below it would let it name a false end later.
-            let meant = begun
-                .max(behind.end)
-                .max(walk.batch_end)
-                .max(footer_end.unwrap_or(0));
+            let meant = begun.max(behind.end).max(walk.batch_end);
+            let meant = meant.max(footed_end(file, bytes));
             open = meant == walk.end;
             if !open {
                 self.torn = Some(Torn {
@@ -278,12 +274,13 @@ impl Survey {
                     segment: format::segment_name(next.segment.sequence - 1),
                 });
             }
-            if next.begun || behind.end > start {
+            let meant = behind.end.max(footed_end(next, &bytes));
+            if next.begun || meant > start {
                 self.check_fence(next, behind.fence)?;
                 self.torn.get_or_insert_with(|| Torn {
                     segment: next.segment.name.clone(),
                     offset: HEADER_BYTES,
-                    bytes: (behind.end - start) as u64,
+                    bytes: (meant - start) as u64,
                 });
                 self.discard = rest
                     .iter()
@@ -342,6 +339,16 @@ pub(super) fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalErro
             Stop::Bad(what) => what,
             Stop::End => "zeros where a frame was",
         },
+    }
+}
+
+/// How far a segment was meant to be written if a footer was, of which not all that came with it is there. To
+/// go on before it would let it name a false end later.
+fn footed_end(file: &Found, bytes: &[u8]) -> usize {
+    if Footer::was_written(bytes, file.segment.id) {
+        bytes.len()
+    } else {
+        0
     }
 }
 
