@@ -181,7 +181,7 @@ fn kill(disk: &SimDisk, allowed: &[Model], case: &str) {
 fn after_a_power_cut_at_any_call_the_log_is_what_its_writes_made_it_up_to_some_point() {
     let threads = thread::available_parallelism().map_or(2, usize::from);
     let mut total = 0;
-    for seed in model::seeds(1..=8) {
+    for seed in model::seeds(1..=24) {
         let recorded = Recorded::run(seed);
         let next = AtomicUsize::new(1);
         let work = || {
