@@ -238,7 +238,8 @@ impl Writer {
     }
 }
 
-/// Two segments with a footer, a truncation that reaches back into them, a drop of the first, a cut.
+/// Three segments with a footer, a truncation that reaches back into them, a drop of the first, a cut, and a
+/// truncation at the end.
 fn write_golden() {
     let mut writer = Writer::new();
     let config = (EntryKind::Config, 60);
@@ -255,6 +256,8 @@ fn write_golden() {
     writer.expected.torn = 0;
     writer.write(4, None, &[noop, (EntryKind::Normal, 255)]);
     writer.fill(4, 25);
+    // Nothing is written in the place of most of these.
+    writer.write(5, Some(80), &[noop]);
     writer.log.wal().clone().close().unwrap();
     writer.save("closed");
 }
