@@ -1,6 +1,5 @@
 //! The entries of a log.
 
-use std::fmt::Write as _;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
@@ -17,6 +16,7 @@ use crate::json::Object;
 
 /// How much of a payload a table shows.
 const SHOWN: usize = 64;
+const DIGITS: &[u8; 16] = b"0123456789abcdef";
 
 const KEYS: &str = "\
 Keys (json: one array of objects; jsonl: one object a line):
@@ -100,7 +100,8 @@ const fn kind(entry: &Entry) -> &'static str {
 fn object(entry: &Entry) -> String {
     let mut hex = String::with_capacity(entry.payload.len() * 2);
     for byte in entry.payload.iter() {
-        let _ = write!(hex, "{byte:02x}");
+        hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        hex.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
     let mut object = Object::new();
     object
