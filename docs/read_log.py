@@ -230,6 +230,8 @@ def read_log(directory):
         else:
             limit, sealed = (footer[0] if footer else len(segment.bytes)), footer is not None
         end, batch = walk(log, segment, limit)
+        if not (before or follows or batch) and segment.sequence > 1:
+            raise segment.damage(end, "the first batch is damaged, and the segments before it are gone")
         if end < limit:
             # Also before a whole footer a bad frame may be torn: fences decide, as everywhere.
             if follows or segment.behind(end)[1] > (segment.sequence, end):

@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 
-use catamaran::sim::{Op, Rng, SimDisk, Survival};
+use catamaran::sim::{Moment, Op, Rng, SimDisk, Survival};
 use catamaran::types::LogIndex;
 use catamaran::wal::{
     Batch, Inspection, Preparer, ReadError, Record, Recovery, Stage, Wal, WalError, WalOptions,
@@ -74,6 +74,115 @@ fn a_flipped_byte_below_a_fence_is_corruption_named_by_segment_offset_and_index(
         other => panic!("{other:?}"),
     }
     assert_eq!(disk.peek(&segment(1)), before, "nothing was touched");
+}
+
+/// The footer reached the disk and the frames that it tells of did not. Then frames of the same length, of
+/// other marks, are written in their place.
+#[test]
+fn a_footer_that_alone_survived_a_crash_is_never_believed_later() {
+    let record = |mark| Record {
+        mark,
+        tag: 0,
+        payload: &[7; 16 << 10],
+    };
+    let write = |wal: &Wal, records: &[Record<'_>]| {
+        let records = Batch {
+            records,
+            ..Batch::default()
+        };
+        let staged = wal.write(&records).unwrap();
+        wal.sync(staged).unwrap();
+    };
+    for first in [1, 2] {
+        // The write of three entries ends segment `first`, the fourth begins the next.
+        let disk = SimDisk::new(1);
+        let (wal, _) = open(&disk).unwrap();
+        write(&wal, &[record(1)].repeat(3 * (first - 1)));
+        let before = disk.kill();
+        write(&wal, &[record(1)].repeat(4));
+        drop(wal);
+        // The segment before is synced by itself.
+        if first > 1 {
+            let whole = disk.peek(&segment(1)).unwrap();
+            before.poke(&segment(1), 0, &whole).unwrap();
+        }
+        let path = segment(first as u64);
+        let (sealed, old) = (disk.peek(&path).unwrap(), before.peek(&path).unwrap());
+        let footer = sealed.len() - 512;
+        assert_ne!(sealed[footer..], old[footer..], "it has a footer now");
+        before.poke(&path, footer, &sealed[footer..]).unwrap();
+
+        let (wal, recovery) = open(&before).unwrap();
+        assert_eq!(recovery.last.0, 3 * (first as u64 - 1));
+        write(&wal, &[record(2)].repeat(3));
+        drop(wal);
+        let (wal, _) = open(&before).unwrap();
+        write(&wal, &[record(2)]);
+        drop(wal);
+        let (wal, recovery) = open(&before).unwrap();
+        let begins = recovery.last.0 - 3;
+        assert!(wal.reader().runs().contains(&(2, LogIndex(begins))));
+        look(&before).unwrap().verify(|_| ()).unwrap();
+    }
+}
+
+/// A log with a state and no live entry, whose next entry begins segment 2.
+fn about_to_carry_its_state_over() -> (SimDisk, Wal) {
+    let disk = SimDisk::new(1);
+    let (wal, _) = open(&disk).unwrap();
+    let state = Batch {
+        state: Some(&[1; 896]),
+        ..Batch::default()
+    };
+    let _ = wal.write(&state).unwrap();
+    let entry = [7; 16 << 10];
+    let _ = wal.append(&[&entry, &entry, &entry]).unwrap();
+    let staged = wal.drop_prefix(LogIndex(3)).unwrap();
+    wal.sync(staged).unwrap();
+    (disk, wal)
+}
+
+#[test]
+fn the_state_outlives_two_crashes_while_it_is_carried_over_to_the_next_segment() {
+    let holds_state = |disk: &SimDisk, case: &str| {
+        let (_, recovery) = open(disk).unwrap();
+        assert_eq!(recovery.state, Some(vec![1; 896]), "{case}");
+    };
+    for nth in 1.. {
+        let (disk, wal) = about_to_carry_its_state_over();
+        disk.crash_at(disk.ops() + nth, Moment::After);
+        let done = append(&wal, &[7; 16 << 10]);
+        if !disk.is_crashed() {
+            done.unwrap();
+            assert!(nth > 4, "a segment was ended and one begun");
+            break;
+        }
+        for seed in 0..32 {
+            let case = format!("cut at call {nth}, sectors by seed {seed}");
+            let cut = disk.power_cut(Survival::Random(seed));
+            holds_state(&cut, &case);
+            holds_state(&cut.power_cut(Survival::None), &case);
+        }
+    }
+}
+
+#[test]
+fn damage_of_the_frames_that_carry_a_log_over_is_named_once_the_segment_before_is_gone() {
+    let (disk, wal) = about_to_carry_its_state_over();
+    append(&wal, &[7; 16 << 10]).unwrap();
+    drop(wal);
+    assert!(disk.peek(&segment(1)).is_none());
+    let record = find(&disk, &segment(2), &[7; 32]) - 32;
+    for at in 4096..record {
+        let damaged = disk.kill();
+        flip(&damaged, &segment(2), at);
+        match open(&damaged).map(drop) {
+            Err(WalError::Corruption { segment, .. }) => {
+                assert_eq!(segment, "0000000000000002.wal");
+            }
+            other => panic!("byte {at}: {other:?}"),
+        }
+    }
 }
 
 #[test]

@@ -318,6 +318,25 @@ fn a_write_that_breaks_the_order_or_a_limit_changes_nothing() {
 }
 
 #[test]
+fn the_last_index_of_all_can_be_written_and_read_and_none_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = small(&dir).open().unwrap();
+    let last = LogIndex(u64::MAX - 1);
+    for upto in [last, last.next()] {
+        let error = wal.drop_prefix(upto).unwrap_err();
+        assert!(matches!(error, WalError::OutOfOrder { .. }), "{error}");
+    }
+    let _ = wal.drop_prefix(last.prev()).unwrap();
+    write_one(&wal, 1, b"the last");
+    let error = wal.append(&[b"one more"]).unwrap_err();
+    assert!(matches!(error, WalError::OutOfOrder { .. }), "{error}");
+    wal.close().unwrap();
+    let (wal, recovery) = small(&dir).open().unwrap();
+    assert_eq!((recovery.first, recovery.last), (last, last));
+    assert_eq!(&*wal.reader().get(last).unwrap().payload, b"the last");
+}
+
+#[test]
 fn many_threads_append_and_sync_and_read_beside_each_other() {
     let dir = tempfile::tempdir().unwrap();
     let (wal, _) = small(&dir).open().unwrap();

@@ -19,7 +19,7 @@ use super::format::{
 };
 use super::index::{Index, Offsets, Segment, Stretch};
 use super::stock::{Plan, Stock};
-use super::{Record, Stored};
+use super::{LAST_INDEX, Record, Stored};
 use crate::error::Fault;
 use crate::types::{LogIndex, WriteSeq};
 
@@ -210,6 +210,12 @@ impl Core {
         let mut runs = 0;
         let mut count = 0;
         for record in draft.records.clone() {
+            if index >= LAST_INDEX {
+                return Err(WalError::OutOfOrder {
+                    what: "no index is left",
+                    index,
+                });
+            }
             index = index.next();
             if record.payload.len() > max_entry_bytes {
                 return too_large(record.payload.len(), max_entry_bytes);

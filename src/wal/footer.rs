@@ -124,13 +124,6 @@ impl Footer {
         out
     }
 
-    /// Whether a footer was written to this segment, in this life of its file: its tail is there, whatever
-    /// has become of the rest.
-    pub(super) fn was_written(segment: &[u8], id: u64) -> bool {
-        let tail = segment.last_chunk();
-        tail.is_some_and(|tail| FooterTail::decode(tail, id, segment.len() as u64).is_some())
-    }
-
     /// Reads the footer at the end of a segment's bytes, its table too. None if there is no whole one.
     pub(super) fn decode(segment: &[u8], id: u64) -> Option<Self> {
         let size = segment.len();

@@ -76,6 +76,9 @@ use stock::Stock;
 /// The name of the lock file in a log's directory.
 const LOCK_NAME: &str = "LOCK";
 
+/// No entry has a higher index, so that there is always a next one to speak of.
+const LAST_INDEX: LogIndex = LogIndex(u64::MAX - 1);
+
 /// One record to be written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Record<'a> {
@@ -141,7 +144,14 @@ impl Wal {
             .last()
             .map_or(resume.next, |found| found.sequence + 1);
         let stock = Arc::new(Stock::new(disk, plan, options.preparer, next)?);
-        let dead = resume.index.dead_front();
+        // A fresh segment carries over what those before it said, so none of them goes before its first write
+        // is durable.
+        let goes_on = resume.active.is_some();
+        let dead = if goes_on {
+            resume.index.dead_front()
+        } else {
+            0
+        };
         let dead = resume.index.spans.drain(..dead);
         let dead: Vec<_> = dead.map(|span| span.segment).collect();
         let core = Core::new(resume, stock.plan());
@@ -228,7 +238,7 @@ impl Wal {
     pub fn drop_prefix(&self, upto: LogIndex) -> Result<Staged, WalError> {
         let mut core = self.handle.core.lock();
         core.usable()?;
-        if upto.0 == u64::MAX {
+        if upto >= LAST_INDEX {
             return Err(WalError::OutOfOrder {
                 what: "a drop that leaves no index for a next entry",
                 index: upto,

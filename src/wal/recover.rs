@@ -15,7 +15,7 @@ use std::sync::Arc;
 use super::core::Resume;
 use super::error::WalError;
 use super::files::{self, Found};
-use super::footer::{Footer, TAIL_BYTES};
+use super::footer::{self, Footer, TAIL_BYTES};
 use super::format::{self, Ending, HEADER_BYTES, Head, Header, Position, StartInfo};
 use super::index::{Index, Segment};
 use super::options::WalOptions;
@@ -219,7 +219,15 @@ impl Survey {
         let limit = footer_end.unwrap_or(bytes.len());
         self.index.begin(Arc::clone(&file.segment));
         let walk = image.replay(limit, &mut self.index, &mut self.state)?;
+        // Those before the first segment went when its first batch was durable.
+        if self.index.spans.len() == 1 && file.segment.sequence > 1 && walk.batch_end == 0 {
+            return Err(damaged_frame(file, &self.index, &walk));
+        }
         let sealed = footer_end == Some(walk.end);
+        if sealed && !self.is_footer(file, bytes, walk.end as u64) {
+            let what = "the segment's footer does not say what its frames say";
+            return Err(file.damaged(walk.end as u64, what));
+        }
         let mut open = false;
         if !sealed {
             let behind = image.behind(walk.end);
@@ -235,9 +243,11 @@ impl Survey {
                 Stop::Bad(_) => walk.end + format::HEAD_BYTES,
             };
             let meant = begun.max(behind.end).max(walk.batch_end);
-            let meant = meant.max(footed_end(file, bytes));
-            open = meant == walk.end;
-            if !open {
+            let (count, runs) = self.index.footer_counts();
+            let ended = walk.end + footer::footer_bytes(count, runs);
+            // Where its footer has no room it can only be cut. No writer leaves a segment so.
+            open = meant == walk.end && ended <= bytes.len();
+            if meant > walk.end {
                 self.torn = Some(Torn {
                     segment: file.segment.name.clone(),
                     offset: walk.end as u64,
@@ -257,6 +267,12 @@ impl Survey {
         Ok(())
     }
 
+    /// Whether the last segment's bytes end with the footer that its frames make. Later opens go by it alone.
+    fn is_footer(&self, file: &Found, bytes: &[u8], end: u64) -> bool {
+        let (footer, offsets) = self.index.footer(end, self.state.clone());
+        bytes.ends_with(&footer.encode(offsets, file.segment.id, file.segment.size))
+    }
+
     /// The segments behind the last in use: prepared ones, or the first write to one that did not end.
     fn read_unused(&mut self, rest: &[Found]) -> Result<(), WalError> {
         // A segment is only written to when the one before has ended.
@@ -274,13 +290,12 @@ impl Survey {
                     segment: format::segment_name(next.segment.sequence - 1),
                 });
             }
-            let meant = behind.end.max(footed_end(next, &bytes));
-            if next.begun || meant > start {
+            if next.begun || behind.end > start {
                 self.check_fence(next, behind.fence)?;
                 self.torn.get_or_insert_with(|| Torn {
                     segment: next.segment.name.clone(),
                     offset: HEADER_BYTES,
-                    bytes: (meant - start) as u64,
+                    bytes: (behind.end - start) as u64,
                 });
                 self.discard = rest
                     .iter()
@@ -339,16 +354,6 @@ pub(super) fn damaged_frame(file: &Found, index: &Index, walk: &Walk) -> WalErro
             Stop::Bad(what) => what,
             Stop::End => "zeros where a frame was",
         },
-    }
-}
-
-/// How far a segment was meant to be written if a footer was, of which not all that came with it is there. To
-/// go on before it would let it name a false end later.
-fn footed_end(file: &Found, bytes: &[u8]) -> usize {
-    if Footer::was_written(bytes, file.segment.id) {
-        bytes.len()
-    } else {
-        0
     }
 }
 

@@ -1,6 +1,7 @@
 //! Walking over the frames of a segment.
 
 use super::error::WalError;
+use super::footer::FooterTail;
 use super::format::{
     self, BatchInfo, HEAD_BYTES, HEADER_BYTES, Head, Kind, MAX_STATE_BYTES, Position, StartInfo,
 };
@@ -139,11 +140,15 @@ impl<'a> Image<'a> {
     }
 
     /// What this segment's frames from `from` on say, wherever they stand: those of a write that a crash
-    /// broke, or of durable ones behind damage. Frames that another segment left in a recycled file are none
-    /// of this one's.
+    /// broke, or of durable ones behind damage. Its footer counts too, which may be all that is left of such
+    /// a write: writing on in front of it could make it look true. What another segment left in a recycled
+    /// file is none of this one's.
     pub(super) fn behind(&self, from: usize) -> Behind {
+        let size = self.bytes.len();
+        let tail = self.bytes.last_chunk();
+        let footer = tail.and_then(|tail| FooterTail::decode(tail, self.id, size as u64));
         let mut behind = Behind {
-            end: from,
+            end: footer.map_or(from, |_| size),
             fence: None,
         };
         let mut at = from.next_multiple_of(8);
@@ -208,7 +213,7 @@ const fn is_like(word: &[u8; 8]) -> bool {
 
 /// What stands in a segment behind the last frame that follows.
 pub(super) struct Behind {
-    /// Where the last of its frames should end; the place that was asked for if there is none.
+    /// Where the last of its frames, or its footer, should end; the place that was asked for if there is none.
     pub(super) end: usize,
     /// The highest fence in them.
     pub(super) fence: Option<Position>,

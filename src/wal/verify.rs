@@ -177,4 +177,46 @@ mod tests {
             }
         }
     }
+
+    fn opened(bytes: &[u8]) -> Result<(crate::wal::Wal, tempfile::TempDir), WalError> {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(format::segment_name(1)), bytes).unwrap();
+        let options = crate::wal::WalOptions::new(dir.path()).segment_bytes(SIZE);
+        options.open().map(|(wal, _)| (wal, dir))
+    }
+
+    #[test]
+    fn opening_a_log_that_ends_with_such_a_footer_names_it_too() {
+        let (wal, _dir) = opened(&segment(|_, _| ())).unwrap();
+        assert_eq!(wal.reader().last(), LogIndex(2));
+        match opened(&segment(|footer, _| footer.state = None)).map(drop) {
+            Err(WalError::Corruption { what, .. }) => {
+                assert!(what.contains("footer does not say"), "{what}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_log_goes_on_behind_a_segment_whose_frames_leave_no_room_for_a_footer() {
+        let mut end = 0;
+        let mut bytes = segment(|footer, _| end = footer.end as usize);
+        bytes.truncate(end);
+        let head = Head {
+            kind: Kind::Record,
+            tag: 0,
+            index: LogIndex(3),
+            mark: 4,
+        };
+        let payload = vec![7; SIZE as usize - end - format::HEAD_BYTES - 64];
+        format::put_frame(&mut bytes, ID, end as u64, head, &payload);
+        bytes.resize(SIZE as usize, 0);
+        let (wal, dir) = opened(&bytes).unwrap();
+        wal.sync(wal.append(&[b"behind"]).unwrap()).unwrap();
+        drop(wal);
+        let options = crate::wal::WalOptions::new(dir.path()).segment_bytes(SIZE);
+        let (wal, _) = options.open().unwrap();
+        assert_eq!(&*wal.reader().get(LogIndex(3)).unwrap().payload, payload);
+        assert_eq!(&*wal.reader().get(LogIndex(4)).unwrap().payload, b"behind");
+    }
 }
