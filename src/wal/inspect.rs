@@ -324,7 +324,9 @@ impl Inspection {
     /// be gone, or another segment by now.
     fn judge(&self, error: WalError) -> WalError {
         let path = match &error {
-            WalError::Corruption { segment, .. } => Path::new(segment),
+            WalError::Corruption { segment, .. } | WalError::Misplaced { segment, .. } => {
+                Path::new(segment)
+            }
             WalError::NotALog { path }
             | WalError::NewerFormat { path, .. }
             | WalError::UnknownFeatures { path, .. }
@@ -352,7 +354,8 @@ impl Inspection {
         let mut read = 0;
         let mut before = None;
         for span in &self.survey.index.spans {
-            let left = segments::verify(&*self.disk, &self.dir, span, before);
+            let (segment, has_footer) = (&span.segment, span.is_sealed());
+            let left = segments::verify(&*self.disk, &self.dir, segment, has_footer, before);
             before = Some(left.map_err(|error| self.judge(error))?);
             read += span.segment.published();
             progress(read);

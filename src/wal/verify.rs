@@ -6,7 +6,7 @@ use super::error::WalError;
 use super::files;
 use super::footer::Footer;
 use super::format::HEADER_BYTES;
-use super::index::Span;
+use super::index::Segment;
 use super::recover;
 use crate::types::LogIndex;
 use crate::vfs::Disk;
@@ -19,15 +19,20 @@ pub(super) struct Left {
     floor: LogIndex,
 }
 
-/// Reads every frame of a segment in use, and its footer if it has one. `before` is how the segment before
-/// it left the log, where there is one.
+/// Reads every frame of a segment in use, and its footer if it is said to have one. `before` is how the segment
+/// before it left the log, where that is known.
 pub(super) fn verify(
     disk: &dyn Disk,
     dir: &Path,
-    span: &Span,
+    segment: &Segment,
+    has_footer: bool,
     before: Option<Left>,
 ) -> Result<Left, WalError> {
-    let file = files::open_segment(disk, dir, span.segment.sequence)?;
+    let file = files::open_segment(disk, dir, segment.sequence)?;
+    files::check_file(&file, &[])?;
+    if file.segment.id != segment.id {
+        return Err(file.damaged(0, "another segment than when the log was opened"));
+    }
     let Some((head, start)) = &file.start else {
         return Err(file.bad_start());
     };
@@ -44,13 +49,13 @@ pub(super) fn verify(
     let mut index = recover::index_at(head, start);
     let mut state = None;
     index.begin(file.segment.clone());
-    let limit = usize::try_from(span.segment.published()).unwrap_or(usize::MAX);
+    let limit = usize::try_from(segment.published()).unwrap_or(usize::MAX);
     let walk = file.image(&bytes).replay(limit, &mut index, &mut state)?;
     if walk.end != limit {
         return Err(recover::damaged_frame(&file, &index, &walk));
     }
     let (expected, offsets) = index.footer(limit as u64, state);
-    if span.is_sealed() {
+    if has_footer {
         let footer = Footer::decode(&bytes, file.segment.id)
             .ok_or_else(|| file.damaged(limit as u64, "the segment's footer is damaged"))?;
         let table = bytes[footer.table_range(file.segment.size)].as_chunks().0;
@@ -75,7 +80,7 @@ mod tests {
     use crate::types::{ClusterId, Identity, NodeId};
     use crate::vfs::{Access, StdDisk};
     use crate::wal::format::{self, Ending, Head, Header, Kind, StartInfo};
-    use crate::wal::index::{Index, Segment};
+    use crate::wal::index::Index;
 
     const ID: u64 = 77;
     const SIZE: u64 = 64 << 10;
@@ -148,7 +153,8 @@ mod tests {
         segment.publish(footer.end);
         let mut index = Index::default();
         assert!(index.push_sealed(segment, &footer));
-        verify(&StdDisk, dir.path(), &index.spans[0], None)
+        let span = &index.spans[0];
+        verify(&StdDisk, dir.path(), &span.segment, span.is_sealed(), None)
     }
 
     #[test]
