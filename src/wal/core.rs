@@ -505,6 +505,24 @@ impl Core {
         dead
     }
 
+    /// The first segment after `sequence` that is never written again, or else the first of all, and whether
+    /// it is known to have a footer.
+    pub(super) fn sealed_after(&self, sequence: u64) -> Option<(Arc<Segment>, bool)> {
+        let spans = &self.index.spans;
+        let after = spans.partition_point(|span| span.segment.sequence <= sequence);
+        let mut round = spans[after..].iter().chain(&spans[..after]);
+        // Those that recovery cut have none.
+        let sealed =
+            round.find(|span| span.is_sealed() || span.segment.sequence < self.fence.sequence);
+        sealed.map(|span| (Arc::clone(&span.segment), span.is_sealed()))
+    }
+
+    /// Whether a segment is part of the log still.
+    pub(super) fn holds(&self, sequence: u64) -> bool {
+        let mut spans = self.index.spans.iter();
+        spans.any(|span| span.segment.sequence == sequence)
+    }
+
     /// Where an entry stands, and those behind it that are in the same file, at most `most` in all; a copy
     /// of it if its bytes are not in the file yet.
     pub(super) fn find(&self, index: LogIndex, most: usize) -> Result<Found, ReadError> {

@@ -55,6 +55,7 @@ mod prepare;
 mod reader;
 mod recover;
 mod scan;
+mod scrub;
 mod stock;
 mod verify;
 
@@ -66,11 +67,13 @@ pub use inspect::{
 pub use options::WalOptions;
 pub use reader::{Entries, InPlace, Stored, WalReader};
 pub use recover::{Recovery, Torn};
+pub use scrub::{Scrub, Scrubbed};
 pub use stock::Preparer;
 
 use self::core::{Chunk, Core, Draft};
 use chores::Chores;
 use group::{Group, Outcome, Role};
+use scrub::Rounds;
 use stock::Stock;
 
 /// The name of the lock file in a log's directory.
@@ -116,6 +119,7 @@ struct Handle {
     core: Arc<Mutex<Core>>,
     stock: Arc<Stock>,
     group: Group,
+    rounds: Mutex<Rounds>,
     max_entry_bytes: usize,
 }
 
@@ -159,10 +163,12 @@ impl Wal {
         let handle = Arc::new(Handle {
             core: Arc::new(Mutex::new(core)),
             group: Group::default(),
+            rounds: Mutex::new(Rounds::new(options.scrub.as_ref())),
             max_entry_bytes,
             stock,
         });
-        let mut chores = Chores::new(Arc::clone(&handle), options.fence_after);
+        let rate = options.scrub.map(|scrub| scrub.bytes_per_s);
+        let mut chores = Chores::new(Arc::clone(&handle), options.fence_after, rate);
         let helper = handle.stock.start(move || chores.run(Instant::now()))?;
         let open = Arc::new(Open {
             handle: Arc::clone(&handle),
@@ -258,6 +264,18 @@ impl Wal {
         let mut core = self.handle.core.lock();
         core.usable()?;
         Ok(self.handle.stage_fence(&mut core))
+    }
+
+    /// Reads the sealed segment after the one that was read last, or else the oldest, and checks all of it:
+    /// every frame, the footer and its table. None if no segment is sealed yet. The helper thread takes such
+    /// steps if [`WalOptions::scrub`] says so; with [`Preparer::Inline`] nobody but the caller does. Nothing
+    /// is changed, and damage does not stop the log. Of a segment that was sealed just before a crash the
+    /// footer is checked from the second open after it.
+    ///
+    /// # Errors
+    /// [`WalError::Closed`].
+    pub fn scrub_step(&self) -> Result<Option<Scrubbed>, WalError> {
+        self.handle.scrub_step()
     }
 
     /// A reader of this log, which also works after the last handle is gone.
@@ -402,6 +420,8 @@ impl Open {
             durable,
             error: Some(WalError::Closed),
         });
+        // A step that is under way may not see the files become another log's.
+        drop(handle.rounds.lock());
         handle.stock.stop();
         if let Some(helper) = self.helper.lock().take() {
             // A helper that panicked has nothing more to say.

@@ -10,6 +10,7 @@ use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
+use super::chores::Next;
 use super::error::WalError;
 use super::format::{self, Header};
 use super::index::Segment;
@@ -141,7 +142,7 @@ pub(super) struct Stock {
     preparer: Preparer,
     state: Mutex<State>,
     changed: Condvar,
-    /// Whether the helper will see to its chores without being told.
+    /// Whether the helper will look at the log soon without being told.
     roused: AtomicBool,
     helper: OnceLock<ThreadId>,
 }
@@ -179,6 +180,10 @@ impl Stock {
         })
     }
 
+    pub(super) fn disk(&self) -> &dyn Disk {
+        &*self.disk
+    }
+
     pub(super) const fn plan(&self) -> &Plan {
         &self.plan
     }
@@ -187,7 +192,7 @@ impl Stock {
     /// called again; nothing is prepared meanwhile.
     pub(super) fn start(
         self: &Arc<Self>,
-        chores: impl FnMut() -> Option<Instant> + Send + 'static,
+        chores: impl FnMut() -> Next + Send + 'static,
     ) -> Result<Option<JoinHandle<()>>, WalError> {
         if self.preparer == Preparer::Inline {
             return Ok(None);
@@ -288,7 +293,7 @@ impl Stock {
     }
 
     /// The helper's life.
-    fn help(self: Arc<Self>, mut chores: impl FnMut() -> Option<Instant>) {
+    fn help(self: Arc<Self>, mut chores: impl FnMut() -> Next) {
         let _ = self.helper.set(thread::current().id());
         // Also when it panics, so that nobody waits for it then.
         let _gone = Gone(Arc::clone(&self));
@@ -306,10 +311,10 @@ impl Stock {
                     // Before they look, so that whatever happens after is told.
                     self.roused.store(false, Ordering::Release);
                     let next = MutexGuard::unlocked(&mut state, &mut chores);
-                    if next.is_some() {
+                    if next.is_watching {
                         self.roused.store(true, Ordering::Release);
                     }
-                    state.due = state.due.into_iter().chain(next).min();
+                    state.due = state.due.into_iter().chain(next.at).min();
                 }
                 Some(due) => {
                     self.changed.wait_until(&mut state, due);
