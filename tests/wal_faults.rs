@@ -6,7 +6,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Barrier};
 
-use catamaran::sim::{Moment, Op, Rng, SimDisk, Survival};
+use catamaran::sim::{Call, Moment, Op, Rng, SimDisk, Survival};
 use catamaran::types::LogIndex;
 use catamaran::wal::{
     Batch, Inspection, Preparer, ReadError, Record, Recovery, Stage, Wal, WalError, WalOptions,
@@ -554,4 +554,31 @@ fn a_truncation_is_read_right_when_the_segments_it_reached_into_are_gone() {
     let (wal, recovery) = open(&disk).unwrap();
     assert_eq!(recovery.last, LogIndex(9));
     drop_what_was_truncated(&disk, wal, b"tenth");
+}
+
+#[test]
+fn segments_stay_until_a_batch_behind_them_is_there_and_not_only_a_first_frame() {
+    let disk = SimDisk::new(1);
+    let (wal, _) = open(&disk).unwrap();
+    for _ in 0..50 {
+        append(&wal, &[7; 1000]).unwrap();
+    }
+    let dropped = wal.drop_prefix(LogIndex(50)).unwrap();
+    wal.sync(dropped).unwrap();
+    disk.record();
+    append(&wal, &[8; 12_000]).unwrap();
+    drop(wal);
+    let calls = disk.calls();
+    let begins = |call: &&Call| call.op == Op::Write && call.path == segment(2);
+    let disk = calls.iter().find(begins).unwrap().after.kill();
+    // Of the first write to the second segment only what opens it reached the disk.
+    let first_frame = 4096 + 72;
+    let zeros = vec![0; (64 << 10) - first_frame];
+    disk.poke(&segment(2), first_frame, &zeros).unwrap();
+    for _ in 0..3 {
+        let (wal, recovery) = open(&disk).unwrap();
+        assert_eq!(recovery.first, LogIndex(51));
+        assert_eq!(recovery.last, LogIndex(50));
+        drop(wal);
+    }
 }

@@ -245,8 +245,9 @@ impl Survey {
             let meant = begun.max(behind.end).max(walk.batch_end);
             let (count, runs) = self.index.footer_counts();
             let ended = walk.end + footer::footer_bytes(count, runs);
-            // Where its footer has no room it can only be cut. No writer leaves a segment so.
-            open = meant == walk.end && ended <= bytes.len();
+            // Where its footer has no room it can only be cut. No writer leaves a segment so. One without a batch
+            // carries over nothing for certain: what is before it may not go yet, as it may once one is open.
+            open = meant == walk.end && ended <= bytes.len() && walk.batch_end > 0;
             if meant > walk.end {
                 self.torn = Some(Torn {
                     segment: file.segment.name.clone(),
