@@ -403,7 +403,7 @@ impl Stock {
             warn!(%fault, "a dead segment cannot be removed");
             state.dead.stick();
             if fault.operation == "sync" {
-                state.fail(WalError::Failed(fault));
+                state.fail(prepare::failure(fault));
             }
         }
     }
