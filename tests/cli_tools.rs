@@ -391,6 +391,25 @@ fn a_missing_segment_is_damage() {
 }
 
 #[test]
+fn segments_under_each_others_names_are_told_by_both_names() {
+    let dir = closed();
+    let [one, other, aside] = [2, 3, 99].map(|sequence| segment(dir.path(), sequence));
+    fs::rename(&one, &aside).unwrap();
+    fs::rename(&other, &one).unwrap();
+    fs::rename(&aside, &other).unwrap();
+    let text = printed(&["verify"], dir.path(), 2);
+    let found = Json::lines(&printed(&["verify", "-o", "jsonl"], dir.path(), 2));
+    assert_eq!(found.len(), 3, "{text}");
+    for (sequence, damage) in (2..).zip(&found[..2]) {
+        let name = format!("{sequence:016x}.wal");
+        let line = format!("corrupt: segment {name} offset unknown index unknown: ");
+        assert!(text.lines().any(|told| told.starts_with(&line)), "{text}");
+        assert_eq!(damage.text("segment"), name);
+        assert_eq!(damage.get("offset"), &Json::Null);
+    }
+}
+
+#[test]
 fn an_empty_directory_holds_no_log_and_a_missing_one_is_refused_by_name() {
     let dir = tempfile::tempdir().unwrap();
     assert_eq!(printed(&["verify"], dir.path(), 0), "clean: no segments\n");

@@ -183,6 +183,32 @@ impl WalError {
     }
 }
 
+impl WalError {
+    /// The name of the segment's file that it is about, if it is about one.
+    #[must_use]
+    pub fn segment(&self) -> Option<&str> {
+        match self {
+            Self::Corruption { segment, .. }
+            | Self::MissingSegment { segment }
+            | Self::MissingFirst { segment, .. }
+            | Self::Misplaced { segment, .. }
+            | Self::Unlinked { segment, .. }
+            | Self::WrongSize { segment, .. }
+            | Self::DuplicateSegment {
+                segments: [_, segment],
+            }
+            | Self::Dropped { segment } => Some(segment),
+            Self::Foreign { path, .. }
+            | Self::ForeignSegment { path, .. }
+            | Self::NewerFormat { path, .. }
+            | Self::UnknownFeatures { path, .. }
+            | Self::NotALog { path }
+            | Self::Io(Fault { path, .. }) => path.file_name()?.to_str(),
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for WalError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -323,20 +323,11 @@ impl Inspection {
     /// What looks like damage is none if the segment was dropped since it was surveyed: then its file may
     /// be gone, or another segment by now.
     fn judge(&self, error: WalError) -> WalError {
-        let path = match &error {
-            WalError::Corruption { segment, .. } | WalError::Misplaced { segment, .. } => {
-                Path::new(segment)
-            }
-            WalError::NotALog { path }
-            | WalError::NewerFormat { path, .. }
-            | WalError::UnknownFeatures { path, .. }
-            | WalError::Io(Fault { path, .. }) => path,
-            _ => return error,
-        };
-        let named = path.file_name().unwrap_or_default();
-        let segments = self.survey.index.spans.iter().map(|span| &span.segment);
-        let mut suspects = segments.filter(|segment| named.is_empty() || *segment.name == *named);
-        let gone = suspects.find(|segment| !files::is_there(&*self.disk, &self.dir, segment));
+        let spans = self.survey.index.spans.iter();
+        let named = spans.filter(|span| error.segment() == Some(&span.segment.name));
+        let gone = named
+            .map(|span| &span.segment)
+            .find(|segment| !files::is_there(&*self.disk, &self.dir, segment));
         match gone {
             Some(gone) => WalError::Dropped {
                 segment: gone.name.clone(),

@@ -20,14 +20,12 @@ fn open(dir: &Path) -> Result<Inspection, Failure> {
     open_read_only(dir).map_err(|error| refused(dir, &error))
 }
 
-/// Damage, or a directory that is none of a log, is status 2; a disk that fails is 1.
+/// Damage, or a directory that is none of a log, is status 2; a disk that cannot be read is 1.
 fn refused(dir: &Path, error: &LogError) -> Failure {
     let text = format!("{}: {error}", dir.display());
     match error {
-        LogError::Wal(WalError::Io(fault))
-        | LogError::Read(ReadError::Wal(WalError::Io(fault)))
-            if fault.source.kind() != std::io::ErrorKind::NotFound =>
-        {
+        LogError::Wal(WalError::Io(_) | WalError::Denied(_))
+        | LogError::Read(ReadError::Wal(WalError::Io(_) | WalError::Denied(_))) => {
             Failure::runtime(text)
         }
         _ => Failure::usage(text),

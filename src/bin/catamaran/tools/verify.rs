@@ -103,49 +103,42 @@ fn clean(log: &Inspection) -> String {
     text
 }
 
-fn line(error: &WalError) -> String {
+/// What is known of a place that is damaged: offset, index, and what is wrong.
+fn place(error: &WalError) -> (Option<u64>, Option<u64>, String) {
     match error {
         WalError::Corruption {
-            segment,
             offset,
             index,
             what,
+            ..
         } => {
-            let index = index.map_or_else(|| "unknown".to_owned(), |index| index.to_string());
-            format!("corrupt: segment {segment} offset {offset} index {index}: {what}")
+            let index = index.map(|index| index.0);
+            (Some(*offset), index, (*what).to_owned())
         }
-        other => format!("corrupt: {other}"),
+        other => (None, None, other.to_string()),
     }
+}
+
+fn line(error: &WalError) -> String {
+    let segment = error.segment().unwrap_or("unknown");
+    let (offset, index, what) = place(error);
+    let known =
+        |number: Option<u64>| number.map_or_else(|| "unknown".to_owned(), |n| n.to_string());
+    let (offset, index) = (known(offset), known(index));
+    format!("corrupt: segment {segment} offset {offset} index {index}: {what}")
 }
 
 fn damage(error: &WalError) -> Object {
     let mut object = Object::new();
-    let (segment, offset, index) = match error {
-        WalError::Corruption {
-            segment,
-            offset,
-            index,
-            ..
-        } => (Some(segment.clone()), Some(*offset), *index),
-        WalError::MissingSegment { segment } => (Some(segment.clone()), None, None),
-        WalError::DuplicateSegment { segments } => (Some(segments[1].clone()), None, None),
-        WalError::Foreign { path, .. } | WalError::NotALog { path } => {
-            let name = path.file_name().unwrap_or_default();
-            (Some(name.to_string_lossy().into_owned()), Some(0), None)
-        }
-        _ => (None, None, None),
-    };
-    match segment {
-        Some(segment) => object.text("segment", &segment),
+    let (offset, index, what) = place(error);
+    match error.segment() {
+        Some(segment) => object.text("segment", segment),
         None => object.raw("segment", "null"),
     };
     object
         .raw("offset", &or_null(offset))
-        .raw("index", &or_null(index.map(|index| index.0)));
-    match error {
-        WalError::Corruption { what, .. } => object.text("what", what),
-        other => object.text("what", &other.to_string()),
-    };
+        .raw("index", &or_null(index))
+        .text("what", &what);
     object
 }
 
