@@ -7,6 +7,7 @@ use std::io::{Error, ErrorKind};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::thread::{Scope, ScopedJoinHandle};
+use std::time::Duration;
 
 use super::super::{Lead, Preparer, Wal, WalOptions};
 use super::*;
@@ -15,18 +16,16 @@ use crate::sim::{Op, SimDisk};
 use crate::types::Staged;
 
 impl Group {
-    /// How many have joined the sync under way, beside its leader and a captain that it came from.
+    /// How many have joined the sync under way, beside its leader or captain.
     fn joined(&self) -> usize {
         let state = self.state.lock();
-        let round = state.current.as_ref().and_then(|sync| sync.round.as_ref());
-        round.map_or(0, |round| Arc::strong_count(round) - 1)
+        state.current.as_ref().map_or(0, |sync| sync.aboard - 1)
     }
 
     /// How many wait for the sync after it, the captain among them.
     fn next(&self) -> usize {
         let next = &self.state.lock().next;
-        next.as_ref()
-            .map_or(0, |round| Arc::strong_count(round) - 1)
+        next.as_ref().map_or(0, |next| next.waiting)
     }
 }
 
@@ -129,6 +128,38 @@ fn an_error_reaches_those_whose_write_was_part_of_the_try_and_no_others() {
         assert!(matches!(captain.join().unwrap(), Ok(Role::Lead)));
         group.finish(outcome(6, None));
     });
+}
+
+/// A group that waits for so many, for so long.
+fn patient(expected: usize, took: Duration) -> Group {
+    let group = Group::default();
+    group.state.lock().pace = Pace::of(expected, took);
+    group
+}
+
+#[test]
+fn a_sync_waits_for_those_who_were_there_before_and_the_last_of_them_leads() {
+    let group = patient(3, Duration::from_secs(3600));
+    std::thread::scope(|scope| {
+        let _rescue = Rescue(&group);
+        let captain = scope.spawn(|| group.enter(WriteSeq(1)));
+        until(|| group.state.lock().current.is_some());
+        let member = enter(scope, &group, 2);
+        assert_eq!((group.joined(), group.next()), (1, 0));
+        assert!(matches!(group.enter(WriteSeq(3)), Ok(Role::Lead)));
+        group.begin(WriteSeq(3));
+        group.finish(outcome(3, None));
+        assert!(is_done(captain.join().unwrap(), 3));
+        assert!(is_done(member.join().unwrap(), 3));
+    });
+}
+
+#[test]
+fn if_they_do_not_come_in_time_the_first_who_waited_leads() {
+    let group = patient(3, Duration::from_millis(1));
+    let first = group.enter(WriteSeq(1));
+    assert!(matches!(first, Ok(Role::Lead)));
+    group.finish(outcome(1, None));
 }
 
 /// A log with a segment to write to and one ahead.
