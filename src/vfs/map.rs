@@ -40,17 +40,17 @@ impl FrozenMap {
         self.frozen.load(Ordering::Acquire)
     }
 
-    /// Moves the frozen end up to `end`.
+    /// Moves the frozen end up to `end`, or to where the map ends if a stranger had shortened the file before
+    /// it was mapped.
     pub(super) fn freeze(&self, end: u64) {
+        let end = end.min(self.map.len() as u64);
         self.frozen.fetch_max(end, Ordering::AcqRel);
     }
 }
 
 impl Backing for FrozenMap {
     fn slice(&self, start: usize, len: usize) -> &[u8] {
-        let front = usize::try_from(self.frozen())
-            .unwrap_or(usize::MAX)
-            .min(self.map.len());
+        let front = usize::try_from(self.frozen()).unwrap_or(usize::MAX);
         &self.map[..front][start..][..len]
     }
 }

@@ -139,6 +139,13 @@ impl StdFile {
             }
         };
         map.freeze(frozen);
+        if end > map.frozen() {
+            // An error while it can be one: a page behind the file's end would end the process.
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file is shorter than it was",
+            ));
+        }
         Ok(map)
     }
 }
@@ -239,6 +246,22 @@ mod tests {
         assert!(file.is_viewed(), "by a part of what was given");
         drop(part);
         assert!(!file.is_viewed());
+    }
+
+    #[test]
+    fn a_file_that_was_cut_off_before_it_was_mapped_is_an_error_past_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = StdDisk.create(&path).unwrap();
+        file.write_at(0, &[7; 16384]).unwrap();
+        file.freeze(16384);
+        let stranger = OpenOptions::new().write(true).open(&path).unwrap();
+        stranger.set_len(8192).unwrap();
+        for (offset, len) in [(12_000, 8), (8190, 3), (0, 16384)] {
+            let error = file.view(offset, len).unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+        }
+        assert_eq!(&*file.view(0, 8192).unwrap(), &[7; 8192]);
     }
 
     #[test]

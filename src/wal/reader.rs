@@ -50,8 +50,22 @@ impl Stored {
 /// Reads the log. Sees what was written as soon as the write returns, durable or not.
 ///
 /// Bytes that it gave stay valid for as long as they are held, even when the entry is truncated, its
-/// segment removed or the log closed. They are slices of a memory map of the segment's file: a stranger who
-/// shortens that file under a running log makes the system end the process (SIGBUS), as with every map.
+/// segment removed or the log closed.
+///
+/// # Files that a stranger shortens
+/// The bytes are slices of a read-only memory map of the segment's file. The log itself never shortens a file.
+/// If somebody else does, that is
+/// - an error when the log is opened: [`WalError::WrongSize`], before anything is mapped;
+/// - an error of the read if the segment had not been read from since it was opened: it is mapped only then;
+/// - an error of the next [`Wal::scrub_step`](super::Wal::scrub_step) over that segment, which reads without
+///   the map;
+/// - else the end of the process: at the first touch of a page that is gone, or that the disk cannot read, the
+///   system sends SIGBUS, as with every map. That can happen in a read of this reader, wherever bytes that it
+///   gave are looked at, while the end of the log is scanned at open, and in
+///   [`Inspection::verify`](super::Inspection::verify). Writing and syncing never touch a map.
+///
+/// Somebody who writes into a file instead changes what its slices show: checksums are checked when an entry
+/// is read, and not afterwards.
 #[derive(Clone)]
 pub struct WalReader {
     core: Arc<Mutex<Core>>,
