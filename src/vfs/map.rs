@@ -24,8 +24,7 @@ impl FrozenMap {
         // is under way, refuses every write below it, and never lowers it; and the lock on the log's
         // directory keeps other processes of this crate from writing to the file at all. A segment's file
         // is recycled, through another `StdFile`, only when `StdFile::is_viewed` says that no slice is
-        // left and no handle that could give one (`wal/stock.rs`); whoever opens it anew to check it holds the
-        // segment meanwhile, so that it is not recycled (`wal/scrub.rs`). Nobody shrinks a segment's file. A
+        // left and no handle that could give one (`wal/stock.rs`). Nobody shrinks a segment's file. A
         // stranger who writes to or truncates a file of a running log can break this, as with every memory
         // map; the documentation of the log says so.
         let map = unsafe { memmap2::Mmap::map(file)? };

@@ -11,7 +11,7 @@ use super::Handle;
 
 /// When to look again whether there is a sealed segment.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// The least time from one segment to the next, whatever the rate: small ones are not read without end.
+/// The least time from one step to the next, whatever the rate: small segments are not read without end.
 const LEAST_PAUSE: Duration = Duration::from_millis(10);
 
 /// When the chores want to be called again.
@@ -30,7 +30,7 @@ pub(super) struct Chores {
     seen: Option<(u64, Instant)>,
     /// How many bytes a second are read again; none if none are, or no more.
     rate: Option<u64>,
-    /// When the next sealed segment is to be read.
+    /// When the next part is to be read.
     scrub_due: Option<Instant>,
 }
 
@@ -56,8 +56,8 @@ impl Chores {
         }
     }
 
-    /// Reads the next sealed segment if it is time, and says when it is time for the one after. A late step
-    /// is not made up for.
+    /// Reads the next part of the sealed segments if it is time, and says when it is time for the one after. A
+    /// late step is not made up for.
     fn scrub(&mut self, now: Instant) -> Option<Instant> {
         let rate = self.rate?;
         if let Some(due) = self.scrub_due.filter(|&due| due > now) {
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_sealed_segment_waits_until_the_rate_allows_for_the_one_before() {
+    fn the_next_step_waits_until_the_rate_allows_for_what_the_one_before_read() {
         let dir = tempfile::tempdir().unwrap();
         let (wal, _) = log(&dir);
         let scrub = |rate| Chores::new(Arc::clone(&wal.handle), Duration::MAX, Some(rate));
@@ -213,19 +213,22 @@ mod tests {
         }
         let mut chores = scrub(16 << 10);
         let path = dir.path().join("0000000000000001.wal");
-        let due = start + 4 * SECOND;
+        let sealed = wal.handle.core.lock().sealed_after(0).unwrap().0;
+        let frames = sealed.published() - crate::wal::format::HEADER_BYTES;
+        let due = start + pause(frames, 16 << 10);
+        assert!(due > start + 3 * SECOND && due < start + 4 * SECOND);
         assert_eq!(chores.scrub(start), Some(due));
         // Before it is time nothing is read, whatever else wakes the helper.
         std::fs::remove_file(path).unwrap();
         assert_eq!(chores.scrub(due - SECOND / 1000), Some(due));
         assert_eq!(wal.handle.rounds.lock().told(), 0);
-        // Late by a second, which is not made up for.
+        // Late by a second, which is not made up for. Nothing was read of what is gone.
         let late = due + SECOND;
-        assert_eq!(chores.scrub(late), Some(late + 4 * SECOND));
+        assert_eq!(chores.scrub(late), Some(late + LEAST_PAUSE));
         assert_eq!(wal.handle.rounds.lock().told(), 1);
         assert_eq!(scrub(u64::MAX).scrub(start), Some(start + LEAST_PAUSE));
         wal.close().unwrap();
-        assert_eq!(chores.scrub(late + 4 * SECOND), None);
+        assert_eq!(chores.scrub(late + SECOND), None);
     }
 
     #[test]

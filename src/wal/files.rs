@@ -1,6 +1,7 @@
 //! The segment files of a log as they are found: each opened and its head read, all checked to be one log's.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -63,31 +64,60 @@ impl Found {
         self.damaged(HEADER_BYTES, what)
     }
 
+    /// Reads bytes of the file that lie within its size.
+    pub(super) fn read(&self, range: Range<usize>) -> Result<Vec<u8>, WalError> {
+        let mut bytes = vec![0; range.len()];
+        self.file
+            .read_at(range.start as u64, &mut bytes)
+            .map_err(Fault::at("read", &self.segment.path))?;
+        Ok(bytes)
+    }
+
     /// The footer, without its table of offsets.
     pub(super) fn footer(&self) -> Result<Footer, WalError> {
-        let (segment, size) = (&self.segment, self.segment.size);
-        let read = |at: u64, into: &mut [u8]| {
-            let read = self.file.read_at(at, into);
-            read.map_err(Fault::at("read", &segment.path))
-        };
+        self.footer_by(&self.footer_tail()?)
+    }
+
+    /// The footer, and its table of offsets.
+    pub(super) fn footer_and_table(&self) -> Result<(Footer, Vec<u32>), WalError> {
+        let tail = self.footer_tail()?;
+        let footer = self.footer_by(&tail)?;
+        let mut table = self.read(tail.table.clone())?;
+        if !tail.holds_table(&table) {
+            let what = "the table of the segment's footer does not match its checksum";
+            return Err(self.damaged(tail.table.start as u64, what));
+        }
+        table.truncate(footer.count * 4);
+        let table = table.as_chunks().0.iter();
+        Ok((
+            footer,
+            table.map(|four| u32::from_le_bytes(*four)).collect(),
+        ))
+    }
+
+    fn footer_tail(&self) -> Result<FooterTail, WalError> {
+        let size = self.segment.size;
         let at = size - TAIL_BYTES as u64;
         let mut bytes = [0; TAIL_BYTES];
-        read(at, &mut bytes)?;
-        let Some(tail) = FooterTail::decode(&bytes, segment.id, size) else {
+        self.file
+            .read_at(at, &mut bytes)
+            .map_err(Fault::at("read", &self.segment.path))?;
+        FooterTail::decode(&bytes, self.segment.id, size).ok_or_else(|| {
             let what = if bytes == [0; TAIL_BYTES] {
                 "zeros where the segment's footer was"
             } else {
                 "the end of the segment's footer does not match its checksum"
             };
-            return Err(self.damaged(at, what));
-        };
-        let mut summary = vec![0; tail.summary.len()];
-        read(tail.summary.start as u64, &mut summary)?;
-        let damaged = || {
+            self.damaged(at, what)
+        })
+    }
+
+    fn footer_by(&self, tail: &FooterTail) -> Result<Footer, WalError> {
+        let summary = self.read(tail.summary.clone())?;
+        tail.footer(&summary).ok_or_else(|| {
             let what = "the segment's footer does not match its checksum";
             self.damaged(tail.summary.start as u64, what)
-        };
-        tail.footer(&summary).ok_or_else(damaged)
+        })
     }
 }
 

@@ -75,12 +75,6 @@ impl Footer {
         size - (TAIL_BYTES + table_bytes(self.count)) as u64
     }
 
-    /// Where in a segment of `size` bytes its offsets stand, without what pads them.
-    pub(super) fn table_range(&self, size: u64) -> Range<usize> {
-        let at = usize::try_from(self.table_at(size)).unwrap_or(usize::MAX);
-        at..at + self.count * 4
-    }
-
     /// Encodes the footer; it stands at the very end of a segment of `size` bytes.
     #[expect(
         clippy::cast_possible_truncation,

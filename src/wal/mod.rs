@@ -266,11 +266,12 @@ impl Wal {
         Ok(self.handle.stage_fence(&mut core))
     }
 
-    /// Reads the sealed segment after the one that was read last, or else the oldest, and checks all of it:
-    /// every frame, the footer and its table. None if no segment is sealed yet. The helper thread takes such
-    /// steps if [`WalOptions::scrub`] says so; with [`Preparer::Inline`] nobody but the caller does. Nothing
-    /// is changed, and damage does not stop the log. Of a segment that was sealed just before a crash the
-    /// footer is checked from the second open after it.
+    /// Reads the next part of the sealed segments, about 1 MiB or one entry if that is longer, and checks it:
+    /// every frame, and where a segment ends its footer with its table. After the newest sealed segment comes
+    /// the oldest again, after a damaged one the next. None if no segment is sealed yet. The helper thread
+    /// takes such steps if [`WalOptions::scrub`] says so; with [`Preparer::Inline`] nobody but the caller
+    /// does. Nothing is changed, and damage does not stop the log. Of a segment that was sealed just before a
+    /// crash the footer is checked from the second open after it.
     ///
     /// # Errors
     /// [`WalError::Closed`].

@@ -88,13 +88,13 @@ impl WalOptions {
         self
     }
 
-    /// Has the helper thread read sealed segments again and again, one at a time and no faster than this says,
-    /// and report damage; it does not stop the log. Default off. With [`Preparer::Inline`] nothing is read by
-    /// itself: call [`Wal::scrub_step`].
+    /// Has the helper thread read sealed segments again and again, a part at a time and no faster than this
+    /// says, nor than about 100 MiB a second, and report damage; it does not stop the log. Default off. With
+    /// [`Preparer::Inline`] nothing is read by itself: call [`Wal::scrub_step`].
     ///
-    /// No segment is prepared while one is read: a sync that needs a segment which is not ready waits for as
-    /// long as the disk takes to read one, about 10 to 30 ms for 64 MiB on a fast one. Pages that the system
-    /// has in its cache are read from there, so damage of the disk below them shows once they are not.
+    /// No segment is prepared while a part is read, which is 1 MiB or one entry if that is longer. Pages that
+    /// the system has in its cache are read from there, so damage of the disk below them shows once they are
+    /// not.
     pub fn scrub(mut self, scrub: Scrub) -> Self {
         self.scrub = Some(scrub);
         self

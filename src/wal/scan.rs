@@ -41,6 +41,7 @@ pub(super) enum Stop {
 /// What a walk over frames came to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Walk {
+    sequence: u64,
     /// Where the last good frame ends.
     pub(super) end: usize,
     pub(super) stop: Stop,
@@ -50,35 +51,89 @@ pub(super) struct Walk {
     pub(super) fenced: Position,
 }
 
+impl Walk {
+    /// At the first frame of a segment.
+    pub(super) const fn new(sequence: u64) -> Self {
+        Self {
+            sequence,
+            end: HEADER_BYTES as usize,
+            stop: Stop::End,
+            batch_end: 0,
+            fenced: Position {
+                sequence,
+                offset: HEADER_BYTES,
+            },
+        }
+    }
+
+    /// Applies the next frame to the log, whose last span is this segment.
+    #[inline]
+    pub(super) fn take(
+        &mut self,
+        frame: &Frame<'_>,
+        index: &mut Index,
+        state: &mut Option<Vec<u8>>,
+    ) -> Result<(), WalError> {
+        if let Err(what) = apply(frame, index, state) {
+            return Err(WalError::Corruption {
+                segment: format::segment_name(self.sequence),
+                offset: frame.offset as u64,
+                index: Some(frame.head.index),
+                what,
+            });
+        }
+        self.end = frame.end();
+        if frame.head.kind == Kind::Batch
+            && let Ok(batch) = BatchInfo::decode(frame.payload)
+        {
+            self.batch_end = frame.offset.saturating_add(batch.bytes as usize);
+            self.fenced = batch.fence;
+            if self.batch_end == self.end {
+                self.fenced = Position {
+                    sequence: self.sequence,
+                    offset: self.end as u64,
+                };
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The frame at the front of `bytes`, which stand at `offset` of segment `id`; it must end within them.
+#[inline]
+pub(super) fn frame_at(bytes: &[u8], id: u64, offset: usize) -> Result<Frame<'_>, Stop> {
+    let Some(head) = bytes.get(..HEAD_BYTES) else {
+        return Err(Stop::End);
+    };
+    let Some(read) = format::read_head(head, id, offset as u64) else {
+        return Err(if head.iter().all(|&byte| byte == 0) {
+            Stop::End
+        } else {
+            Stop::Bad("a frame's head does not match its checksum")
+        });
+    };
+    let payload = bytes[HEAD_BYTES..]
+        .get(..read.len.next_multiple_of(8))
+        .and_then(|padded| padded.get(..read.len))
+        .ok_or(Stop::Bad("a frame goes past the segment's end"))?;
+    if !read.matches(payload) {
+        return Err(Stop::Bad("a frame's payload does not match its checksum"));
+    }
+    Ok(Frame {
+        offset,
+        head: read.head,
+        payload,
+    })
+}
+
 impl<'a> Image<'a> {
     /// The frame at `offset`, which must end within `limit`.
     #[inline]
     pub(super) fn frame(&self, offset: usize, limit: usize) -> Result<Frame<'a>, Stop> {
-        let Some(rest) = self.bytes.get(offset..limit) else {
-            return Err(Stop::Bad("a place past the segment's end"));
-        };
-        let Some(head) = rest.get(..HEAD_BYTES) else {
-            return Err(Stop::End);
-        };
-        let Some(read) = format::read_head(head, self.id, offset as u64) else {
-            return Err(if head.iter().all(|&byte| byte == 0) {
-                Stop::End
-            } else {
-                Stop::Bad("a frame's head does not match its checksum")
-            });
-        };
-        let payload = rest[HEAD_BYTES..]
-            .get(..read.len.next_multiple_of(8))
-            .and_then(|padded| padded.get(..read.len))
-            .ok_or(Stop::Bad("a frame goes past the segment's end"))?;
-        if !read.matches(payload) {
-            return Err(Stop::Bad("a frame's payload does not match its checksum"));
+        match self.bytes.get(offset..limit) {
+            Some(rest) => frame_at(rest, self.id, offset),
+            None => Err(Stop::Bad("a place past the segment's end")),
         }
-        Ok(Frame {
-            offset,
-            head: read.head,
-            payload,
-        })
     }
 
     /// The Start frame, and how the segment before it ends.
@@ -97,42 +152,13 @@ impl<'a> Image<'a> {
         index: &mut Index,
         state: &mut Option<Vec<u8>>,
     ) -> Result<Walk, WalError> {
-        let mut walk = Walk {
-            end: HEADER_BYTES as usize,
-            stop: Stop::End,
-            batch_end: 0,
-            fenced: Position {
-                sequence: self.sequence,
-                offset: HEADER_BYTES,
-            },
-        };
+        let mut walk = Walk::new(self.sequence);
         while walk.end < limit {
-            let frame = match self.frame(walk.end, limit) {
-                Ok(frame) => frame,
+            match self.frame(walk.end, limit) {
+                Ok(frame) => walk.take(&frame, index, state)?,
                 Err(stop) => {
                     walk.stop = stop;
                     break;
-                }
-            };
-            if let Err(what) = apply(&frame, index, state) {
-                return Err(WalError::Corruption {
-                    segment: format::segment_name(self.sequence),
-                    offset: frame.offset as u64,
-                    index: Some(frame.head.index),
-                    what,
-                });
-            }
-            walk.end = frame.end();
-            if frame.head.kind == Kind::Batch
-                && let Ok(batch) = BatchInfo::decode(frame.payload)
-            {
-                walk.batch_end = frame.offset.saturating_add(batch.bytes as usize);
-                walk.fenced = batch.fence;
-                if walk.batch_end == walk.end {
-                    walk.fenced = Position {
-                        sequence: self.sequence,
-                        offset: walk.end as u64,
-                    };
                 }
             }
         }

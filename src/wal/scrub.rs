@@ -1,24 +1,24 @@
 //! Reading sealed segments again, so that damage shows while other members still have what it hit.
 //!
-//! A step holds its segment: one that is dropped meanwhile may be removed, which takes nothing from whoever has
-//! the file open, but is not made into a new one under the step's map (`wal/stock.rs` recycles only what nobody
-//! holds). What a log has dropped it forgets before its file goes, and no name is given twice: so what is wrong
-//! with a segment that the log still knows after the step is damage, also if the file is gone.
+//! A step reads a part of a segment, and keeps nothing of it but how far it came. It reads copies and no map: a
+//! page that the disk cannot read, or that somebody cut off, is an error here, and no signal. During the step it
+//! holds the segment: one that is dropped meanwhile may be removed, which takes nothing from whoever has the
+//! file open, but is not made into a new one under the step (`wal/stock.rs` recycles only what nobody holds).
+//! What a log has dropped it forgets before its file goes, and no name is given twice: so what is wrong with a
+//! segment that the log still knows after the step is damage, also if the file is gone.
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::path::Path;
 use std::sync::Arc;
 
+use super::Handle;
 use super::error::WalError;
 use super::index::Segment;
-use super::{Handle, verify};
-use crate::error::Fault;
+use super::verify::{self, Check};
 use crate::trace::warn;
-use crate::vfs::{Access, Disk};
 
-/// How much is asked of the disk at once.
-const CHUNK_BYTES: usize = 1 << 20;
+/// How much a step reads, if no single entry is longer.
+const STEP_BYTES: usize = 1 << 20;
 
 type Report = Arc<dyn Fn(&WalError) + Send + Sync>;
 
@@ -44,13 +44,13 @@ impl Scrub {
     }
 }
 
-/// One segment that was read again.
+/// A part of a segment that was read again.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Scrubbed {
-    /// The name of its file.
+    /// The name of the segment's file.
     pub segment: String,
-    /// How many bytes it has.
+    /// How many bytes of frames were read.
     pub bytes: u64,
     /// What is wrong with it: damage, or [`WalError::Io`] if it could not be read. None too if it was dropped
     /// while it was read.
@@ -59,8 +59,10 @@ pub struct Scrubbed {
 
 /// Where the scrub is.
 pub(super) struct Rounds {
-    /// The sequence of the segment that was read last.
+    /// The sequence of the last segment that was read to its end.
     last: u64,
+    /// The one after it, as far as it was read.
+    half: Option<Check>,
     /// What was reported: sequences, each with whether it was damage.
     reported: BTreeSet<(u64, bool)>,
     on_damage: Report,
@@ -71,6 +73,7 @@ impl Rounds {
         let told = |scrub: &Scrub| Arc::clone(&scrub.on_damage);
         Self {
             last: 0,
+            half: None,
             reported: BTreeSet::new(),
             on_damage: scrub.map_or_else(|| Arc::new(|_: &WalError| ()) as Report, told),
         }
@@ -98,11 +101,15 @@ impl Handle {
         let Some((segment, has_footer)) = next else {
             return Ok(None);
         };
-        rounds.last = segment.sequence;
-        let checked = self.check(&segment, has_footer);
-        let damage = checked
-            .err()
-            .filter(|_| self.core.lock().holds(segment.sequence));
+        let mut read = 0;
+        let checked = self.check(&segment, has_footer, rounds.half.take(), &mut read);
+        let (half, damage) = match checked {
+            Ok(half) => (half, None),
+            Err(error) => (None, Some(error)),
+        };
+        rounds.last = segment.sequence - u64::from(half.is_some());
+        rounds.half = half;
+        let damage = damage.filter(|_| self.core.lock().holds(segment.sequence));
         let is_new = damage.as_ref().is_some_and(|error| {
             let report = (segment.sequence, error.is_damage());
             rounds.reported.insert(report)
@@ -116,42 +123,46 @@ impl Handle {
         }
         Ok(Some(Scrubbed {
             segment: segment.name.clone(),
-            bytes: segment.size,
+            bytes: read as u64,
             damage,
         }))
     }
 
-    fn check(&self, segment: &Segment, has_footer: bool) -> Result<(), WalError> {
-        let (disk, dir) = (self.stock.disk(), &self.stock.plan().dir);
-        let checked = read_through(disk, &segment.path)
-            .map_err(WalError::Io)
-            .and_then(|()| verify::verify(disk, dir, segment, has_footer, None));
-        match checked {
-            Err(WalError::Io(fault)) if fault.source.kind() == ErrorKind::NotFound => {
-                Err(WalError::MissingSegment {
+    /// Reads the next part, and says what is left to be read, if anything.
+    fn check(
+        &self,
+        segment: &Segment,
+        has_footer: bool,
+        half: Option<Check>,
+        read: &mut usize,
+    ) -> Result<Option<Check>, WalError> {
+        let opened = verify::open(self.stock.disk(), &self.stock.plan().dir, segment);
+        let file = opened.map_err(|error| match error {
+            WalError::Io(fault) if fault.source.kind() == ErrorKind::NotFound => {
+                WalError::MissingSegment {
                     segment: segment.name.clone(),
-                })
+                }
             }
-            other => other.map(drop),
+            other => other,
+        })?;
+        let mut check = match half.filter(|half| half.is_of(segment)) {
+            Some(half) => half,
+            None => Check::begin(&file, segment.published(), None)?,
+        };
+        let mut part = check.rest();
+        part.end = part.end.min(part.start + STEP_BYTES);
+        *read = part.len();
+        let need = check.take(&file, &file.read(part.clone())?)?;
+        if check.rest().start == part.start {
+            // One frame is longer than a step.
+            part.end = part.start + need;
+            *read += need;
+            check.take(&file, &file.read(part)?)?;
         }
+        if !check.rest().is_empty() {
+            return Ok(Some(check));
+        }
+        check.finish(&file, has_footer)?;
+        Ok(None)
     }
-}
-
-/// Reads all of a file before it is mapped: a sector that cannot be read is an error then, where a map's page
-/// that cannot be read ends the process.
-fn read_through(disk: &dyn Disk, path: &Path) -> Result<(), Fault> {
-    let file = disk
-        .open(path, Access::Read)
-        .map_err(Fault::at("open", path))?;
-    let size = file.size().map_err(Fault::at("measure", path))?;
-    let mut bytes = vec![0; CHUNK_BYTES];
-    let mut offset = 0;
-    while offset < size {
-        let left = usize::try_from(size - offset).unwrap_or(usize::MAX);
-        let chunk = &mut bytes[..CHUNK_BYTES.min(left)];
-        file.read_at(offset, chunk)
-            .map_err(Fault::at("read", path))?;
-        offset += chunk.len() as u64;
-    }
-    Ok(())
 }

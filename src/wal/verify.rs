@@ -1,13 +1,15 @@
 //! Checking what opening believes: every frame of a segment, and its footer against them.
 
+use std::ops::Range;
 use std::path::Path;
+use std::sync::Arc;
 
 use super::error::WalError;
-use super::files;
-use super::footer::Footer;
-use super::format::HEADER_BYTES;
-use super::index::Segment;
+use super::files::{self, Found};
+use super::format::{self, HEAD_BYTES, HEADER_BYTES};
+use super::index::{Index, Segment};
 use super::recover;
+use super::scan::{self, Walk};
 use crate::types::LogIndex;
 use crate::vfs::Disk;
 
@@ -28,48 +30,106 @@ pub(super) fn verify(
     has_footer: bool,
     before: Option<Left>,
 ) -> Result<Left, WalError> {
+    let file = open(disk, dir, segment)?;
+    let bytes = file.bytes()?;
+    let mut check = Check::begin(&file, segment.published(), before)?;
+    check.take(&file, &bytes[check.rest()])?;
+    check.finish(&file, has_footer)
+}
+
+/// Opens the file of a segment, which must be that one still.
+pub(super) fn open(disk: &dyn Disk, dir: &Path, segment: &Segment) -> Result<Found, WalError> {
     let file = files::open_segment(disk, dir, segment.sequence)?;
     files::check_file(&file, &[])?;
     if file.segment.id != segment.id {
         return Err(file.damaged(0, "another segment than when the log was opened"));
     }
-    let Some((head, start)) = &file.start else {
-        return Err(file.bad_start());
-    };
-    let begins = Left {
-        last: head.index,
-        last_mark: head.mark,
-        floor: start.floor,
-    };
-    if before.is_some_and(|before| before != begins) {
-        let what = "a segment that does not begin where the one before it ends";
-        return Err(file.damaged(HEADER_BYTES, what));
-    }
-    let bytes = file.bytes()?;
-    let mut index = recover::index_at(head, start);
-    let mut state = None;
-    index.begin(file.segment.clone());
-    let limit = usize::try_from(segment.published()).unwrap_or(usize::MAX);
-    let walk = file.image(&bytes).replay(limit, &mut index, &mut state)?;
-    if walk.end != limit {
-        return Err(recover::damaged_frame(&file, &index, &walk));
-    }
-    let (expected, offsets) = index.footer(limit as u64, state);
-    if has_footer {
-        let footer = Footer::decode(&bytes, file.segment.id)
-            .ok_or_else(|| file.damaged(limit as u64, "the segment's footer is damaged"))?;
-        let table = bytes[footer.table_range(file.segment.size)].as_chunks().0;
-        let table = table.iter().map(|four| u32::from_le_bytes(*four));
-        if expected != footer || !table.eq(offsets.iter().copied()) {
-            let what = "the segment's footer does not say what its frames say";
-            return Err(file.damaged(limit as u64, what));
+    Ok(file)
+}
+
+/// A segment of which all frames up to some place were read, one after another, and were good.
+pub(super) struct Check {
+    id: u64,
+    limit: usize,
+    walk: Walk,
+    index: Index,
+    state: Option<Vec<u8>>,
+}
+
+impl Check {
+    /// Of a segment whose frames end at `limit`, none is read yet.
+    pub(super) fn begin(file: &Found, limit: u64, before: Option<Left>) -> Result<Self, WalError> {
+        let Some((head, start)) = &file.start else {
+            return Err(file.bad_start());
+        };
+        let begins = Left {
+            last: head.index,
+            last_mark: head.mark,
+            floor: start.floor,
+        };
+        if before.is_some_and(|before| before != begins) {
+            let what = "a segment that does not begin where the one before it ends";
+            return Err(file.damaged(HEADER_BYTES, what));
         }
+        let mut index = recover::index_at(head, start);
+        index.begin(Arc::clone(&file.segment));
+        Ok(Self {
+            id: file.segment.id,
+            limit: usize::try_from(limit.min(file.segment.size)).unwrap_or(usize::MAX),
+            walk: Walk::new(file.segment.sequence),
+            index,
+            state: None,
+        })
     }
-    Ok(Left {
-        last: index.last,
-        last_mark: index.last_mark,
-        floor: index.floor,
-    })
+
+    /// Whether it is one of this segment.
+    pub(super) fn is_of(&self, segment: &Segment) -> bool {
+        self.id == segment.id
+    }
+
+    /// Where in the file the frames stand that were not read.
+    pub(super) const fn rest(&self) -> Range<usize> {
+        self.walk.end..self.limit
+    }
+
+    /// Reads the frames at the front of `bytes`, which are the file's from where the rest begins. Returns how
+    /// long they would have to be for one more frame; 0 if there is none.
+    pub(super) fn take(&mut self, file: &Found, bytes: &[u8]) -> Result<usize, WalError> {
+        let from = self.walk.end;
+        while self.walk.end < self.limit {
+            let rest = &bytes[self.walk.end - from..];
+            match scan::frame_at(rest, self.id, self.walk.end) {
+                Ok(frame) => self.walk.take(&frame, &mut self.index, &mut self.state)?,
+                Err(stop) => {
+                    let head = format::read_head(rest, self.id, self.walk.end as u64);
+                    let need = head.map_or(HEAD_BYTES, |head| format::frame_bytes(head.len));
+                    if rest.len() < need && need <= self.rest().len() {
+                        return Ok(need);
+                    }
+                    self.walk.stop = stop;
+                    return Err(recover::damaged_frame(file, &self.index, &self.walk));
+                }
+            }
+        }
+        Ok(0)
+    }
+
+    /// All frames were read: now the footer, if it has one, and how it leaves the log.
+    pub(super) fn finish(self, file: &Found, has_footer: bool) -> Result<Left, WalError> {
+        let (expected, offsets) = self.index.footer(self.limit as u64, self.state);
+        if has_footer {
+            let (footer, table) = file.footer_and_table()?;
+            if expected != footer || table != offsets {
+                let what = "the segment's footer does not say what its frames say";
+                return Err(file.damaged(self.limit as u64, what));
+            }
+        }
+        Ok(Left {
+            last: self.index.last,
+            last_mark: self.index.last_mark,
+            floor: self.index.floor,
+        })
+    }
 }
 
 #[cfg(test)]
@@ -79,7 +139,8 @@ mod tests {
     use super::*;
     use crate::types::{ClusterId, Identity, NodeId};
     use crate::vfs::{Access, StdDisk};
-    use crate::wal::format::{self, Ending, Head, Header, Kind, StartInfo};
+    use crate::wal::footer::Footer;
+    use crate::wal::format::{Ending, Head, Header, Kind, StartInfo};
     use crate::wal::index::Index;
 
     const ID: u64 = 77;
