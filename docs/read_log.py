@@ -32,6 +32,13 @@ def seed(ident, offset):
     return ((ident * 0x9E3779B97F4A7C15 & (1 << 64) - 1) >> 32) ^ offset // 8
 
 
+def check(ident, offset, words):
+    factors = (0x94D049BB133111EB, 0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53)
+    place = ident * 0x9E3779B97F4A7C15 + offset * 0xBF58476D1CE4E5B9
+    products = sum(word * factor for word, factor in zip(words, factors))
+    return (place + products & (1 << 64) - 1) >> 32
+
+
 def to_8(length):
     return (length + 7) // 8 * 8
 
@@ -58,12 +65,12 @@ class Segment:
         return Damage(f"{self.name} at offset {offset}: {what}")
 
     def head(self, offset):
-        """The head at a place, if its crc is right."""
+        """The head at a place, if its check is right."""
         if offset + HEAD.size > len(self.bytes):
             return None
         head = HEAD.unpack_from(self.bytes, offset)
-        covered = self.bytes[offset + 4 : offset + HEAD.size]
-        good = 1 <= head[3] <= 6 and head[0] == zlib.crc32(covered, seed(self.id, offset))
+        words = struct.unpack_from("<3Q", self.bytes, offset + 8)
+        good = 1 <= head[3] <= 6 and head[1] == check(self.id, offset, words)
         return head if good else None
 
     def frame(self, offset, limit):
@@ -71,10 +78,11 @@ class Segment:
         head = self.head(offset)
         if head is None:
             return None
-        _, crc, length, kind, tag, _, index, mark = head
+        crc, _, length, kind, tag, _, index, mark = head
         begin, end = offset + HEAD.size, offset + HEAD.size + to_8(length)
         payload = self.bytes[begin : begin + length]
-        if end > limit or zlib.crc32(payload) != crc:
+        covered = self.bytes[offset + 4 : begin + length]
+        if end > limit or zlib.crc32(covered, seed(self.id, offset)) != crc:
             return None
         return kind, tag, index, mark, payload, end
 

@@ -59,8 +59,8 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..][..4].try_into().expect("four bytes"))
 }
 
-/// The payload of the frame at `offset`, after a crc over all of the frame. The crc is not compared: this log
-/// has one for the head and one for the payload.
+/// The payload of the frame at `offset`, after a crc over all of the frame. The crc is not compared: that of the
+/// log starts from a seed.
 pub(crate) fn payload(segment: &[u8], offset: usize) -> &[u8] {
     let len = u32_at(segment, offset + 8) as usize;
     black_box(crc32fast::hash(

@@ -8,8 +8,8 @@
 //! +-------------+--------+-----+----------+-------+-------------+-------------+
 //!
 //! header block, never rewritten                 frame, 8-aligned, at most 32 + pad8(len)
-//!  0 magic "CATAMWAL"                            0 u32 head crc   over bytes 4..32, seeded
-//!  8 u32 format version                          4 u32 payload crc
+//!  0 magic "CATAMWAL"                            0 u32 crc     over all behind it but the padding
+//!  8 u32 format version                          4 u32 check   over bytes 8..32
 //! 12 u32 zero                                    8 u32 payload length
 //! 16 u64 incompatible features                  12 u8  kind
 //! 24 u64 compatible features                    13 u8  tag
@@ -23,8 +23,9 @@
 //! ```
 //! In a recycled file the zeros may be anything behind the 32 that end the log.
 //!
-//! All numbers are little-endian. The head's crc starts from a seed made of the segment's id and the
-//! frame's offset, so that bytes of another segment, or of another place, are not a frame here.
+//! All numbers are little-endian. Both sums start from the segment's id and the frame's offset, so that bytes
+//! of another segment, or of another place, are not a frame here. The crc alone vouches for a frame. The check
+//! is for what has to be known before: that this is a head, and how long its payload is.
 
 use crate::codec::{Malformed, Put, Reader};
 use crate::types::{ClusterId, Identity, LogIndex, NodeId};
@@ -186,72 +187,90 @@ pub(super) struct Head {
     pub(super) mark: u64,
 }
 
-/// A head as read: its length and payload crc are covered by its own.
+/// A head as read. Its frame is not checked yet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct ReadHead {
     pub(super) head: Head,
     pub(super) len: usize,
-    payload_crc: u32,
+    crc: u32,
+    seed: u32,
 }
 
 impl ReadHead {
+    /// How long the frame is without its padding.
     #[inline]
-    pub(super) fn matches(&self, payload: &[u8]) -> bool {
-        crc32fast::hash(payload) == self.payload_crc
+    pub(super) const fn bytes(&self) -> usize {
+        HEAD_BYTES + self.len
+    }
+
+    /// Whether these are the [`bytes`](Self::bytes) of its frame.
+    #[inline]
+    pub(super) fn matches(&self, frame: &[u8]) -> bool {
+        let mut crc = crc32fast::Hasher::new_with_initial(self.seed);
+        crc.update(frame.get(4..).unwrap_or_default());
+        crc.finalize() == self.crc
     }
 }
 
-/// The first value of a head's crc. Within a segment no two offsets share one.
+/// The first value of a frame's crc. Within a segment no two offsets share one.
 #[inline]
 pub(super) fn seed(id: u64, offset: u64) -> u32 {
     let mixed = (id.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32) as u32;
     mixed ^ (offset / 8) as u32
 }
 
+/// The check of a head: a sum of products, of which any flipped bit changes the upper half.
+#[inline]
+fn check(id: u64, offset: u64, [length_and_kind, index, mark]: [u64; 3]) -> u32 {
+    let sum = id
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(offset.wrapping_mul(0xbf58_476d_1ce4_e5b9))
+        .wrapping_add(length_and_kind.wrapping_mul(0x94d0_49bb_1331_11eb))
+        .wrapping_add(index.wrapping_mul(0xff51_afd7_ed55_8ccd))
+        .wrapping_add(mark.wrapping_mul(0xc4ce_b9fe_1a85_ec53));
+    (sum >> 32) as u32
+}
+
 /// Appends a frame that will stand at `offset` of segment `id`.
 pub(super) fn put_frame(out: &mut Vec<u8>, id: u64, offset: u64, head: Head, payload: &[u8]) {
     let start = out.len();
     out.reserve(frame_bytes(payload.len()));
-    out.extend_from_slice(&[0; HEAD_BYTES]);
-    let mut crc = crc32fast::Hasher::new();
+    out.extend_from_slice(&encode_head(id, offset, head, payload.len()));
+    let mut crc = crc32fast::Hasher::new_with_initial(seed(id, offset));
     // Read twice, so in pieces that stay in the nearest cache.
-    for piece in payload.chunks(COPY_BYTES) {
+    let (first, rest) = payload.split_at(payload.len().min(COPY_BYTES));
+    out.extend_from_slice(first);
+    crc.update(&out[start + 4..]);
+    for piece in rest.chunks(COPY_BYTES) {
         crc.update(piece);
         out.extend_from_slice(piece);
     }
     out.resize(start + frame_bytes(payload.len()), 0);
-    let head = encode_head(id, offset, head, (payload.len(), crc.finalize()));
-    out[start..start + HEAD_BYTES].copy_from_slice(&head);
+    out[start..start + 4].copy_from_slice(&crc.finalize().to_le_bytes());
 }
 
-/// The head of a frame that stands, or will stand, at `offset` of segment `id`.
+/// The head of a frame that stands, or will stand, at `offset` of segment `id`, but for its crc.
 #[expect(
     clippy::cast_possible_truncation,
     reason = "payloads are limited to far less than 4 GiB"
 )]
-fn encode_head(
-    id: u64,
-    offset: u64,
-    head: Head,
-    (payload_len, payload_crc): (usize, u32),
-) -> [u8; HEAD_BYTES] {
+fn encode_head(id: u64, offset: u64, head: Head, len: usize) -> [u8; HEAD_BYTES] {
     let mut bytes = [0; HEAD_BYTES];
-    bytes[4..8].copy_from_slice(&payload_crc.to_le_bytes());
-    bytes[8..12].copy_from_slice(&(payload_len as u32).to_le_bytes());
+    bytes[8..12].copy_from_slice(&(len as u32).to_le_bytes());
     bytes[12] = head.kind as u8;
     bytes[13] = head.tag;
     bytes[16..24].copy_from_slice(&head.index.0.to_le_bytes());
     bytes[24..32].copy_from_slice(&head.mark.to_le_bytes());
-    let crc = head_crc(id, offset, &bytes);
-    bytes[..4].copy_from_slice(&crc.to_le_bytes());
+    let [_, words @ ..] = words_of(&bytes);
+    let check = check(id, offset, words);
+    bytes[4..8].copy_from_slice(&check.to_le_bytes());
     bytes
 }
 
 #[inline]
-fn head_crc(id: u64, offset: u64, head: &[u8; HEAD_BYTES]) -> u32 {
-    let mut hasher = crc32fast::Hasher::new_with_initial(seed(id, offset));
-    hasher.update(&head[4..]);
-    hasher.finalize()
+fn words_of(head: &[u8; HEAD_BYTES]) -> [u64; 4] {
+    let words = head.as_chunks().0;
+    [0, 1, 2, 3].map(|at: usize| words.get(at).map_or(0, |word| u64::from_le_bytes(*word)))
 }
 
 /// Reads the head at the front of `bytes`, which stand at `offset` of segment `id`. None if it is not one.
@@ -262,24 +281,23 @@ fn head_crc(id: u64, offset: u64, head: &[u8; HEAD_BYTES]) -> u32 {
 #[inline]
 pub(super) fn read_head(bytes: &[u8], id: u64, offset: u64) -> Option<ReadHead> {
     let bytes: &[u8; HEAD_BYTES] = bytes.first_chunk()?;
-    // The kind first: it tells most of what is no head without a checksum.
+    // The kind first: it tells most of what is no head at once.
     let kind = Kind::from_u8(bytes[12])?;
-    let [a, b, c, d] = *bytes.as_chunks::<8>().0 else {
-        return None;
-    };
-    let [a, b, c, d] = [a, b, c, d].map(u64::from_le_bytes);
-    if a as u32 != head_crc(id, offset, bytes) {
+    let [sums, words @ ..] = words_of(bytes);
+    if (sums >> 32) as u32 != check(id, offset, words) {
         return None;
     }
+    let [length_and_kind, index, mark] = words;
     Some(ReadHead {
         head: Head {
             kind,
             tag: bytes[13],
-            index: LogIndex(c),
-            mark: d,
+            index: LogIndex(index),
+            mark,
         },
-        len: b as u32 as usize,
-        payload_crc: (a >> 32) as u32,
+        len: length_and_kind as u32 as usize,
+        crc: sums as u32,
+        seed: seed(id, offset),
     })
 }
 
@@ -327,16 +345,18 @@ impl BatchInfo {
 
 /// Writes a Batch frame over the room that was left for it.
 pub(super) fn fill_batch(room: &mut [u8], id: u64, offset: u64, last: LogIndex, info: BatchInfo) {
-    let payload = info.encode();
     let head = Head {
         kind: Kind::Batch,
         tag: 0,
         index: last,
         mark: 0,
     };
-    let crc = crc32fast::hash(&payload);
-    room[..HEAD_BYTES].copy_from_slice(&encode_head(id, offset, head, (payload.len(), crc)));
+    let payload = info.encode();
+    room[..HEAD_BYTES].copy_from_slice(&encode_head(id, offset, head, payload.len()));
     room[HEAD_BYTES..BATCH_BYTES].copy_from_slice(&payload);
+    let mut crc = crc32fast::Hasher::new_with_initial(seed(id, offset));
+    crc.update(&room[4..BATCH_BYTES]);
+    room[..4].copy_from_slice(&crc.finalize().to_le_bytes());
 }
 
 /// How the segment before ends: the tag of a Start frame.
@@ -434,7 +454,8 @@ mod tests {
         assert_eq!(bytes.len(), 40);
         let read = read_head(&bytes, id, offset).unwrap();
         assert_eq!((read.head, read.len), (HEAD, 7));
-        assert!(read.matches(b"payload"));
+        assert!(read.matches(&bytes[..read.bytes()]));
+        assert!(!read.matches(&bytes[..read.bytes() - 1]));
         for other in [0, 8184, 8200, 1 << 29] {
             assert_eq!(read_head(&bytes, id, other), None, "at {other}");
         }
@@ -450,9 +471,33 @@ mod tests {
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
             let whole = read_head(&bytes, 7, 4096)
-                .is_some_and(|read| read.matches(&bytes[HEAD_BYTES..][..read.len]));
+                .is_some_and(|read| read.matches(&bytes[..read.bytes()]));
             assert!(!whole, "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn every_flipped_bit_of_a_head_but_for_the_crc_is_noticed_by_its_check() {
+        let mut bytes = Vec::new();
+        put_frame(&mut bytes, 7, 4096, HEAD, b"12345678");
+        for bit in 32..HEAD_BYTES * 8 {
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(read_head(&bytes, 7, 4096), None, "bit {bit}");
+            bytes[bit / 8] ^= 1 << (bit % 8);
+        }
+    }
+
+    #[test]
+    fn a_payload_that_is_copied_in_pieces_has_the_crc_of_the_whole() {
+        let payload: Vec<u8> = (0..3 * COPY_BYTES + 5).map(|at| at as u8).collect();
+        for len in [0, 1, COPY_BYTES, COPY_BYTES + 1, payload.len()] {
+            let mut bytes = vec![1; 3];
+            put_frame(&mut bytes, 7, 4096, HEAD, &payload[..len]);
+            let frame = &bytes[3..];
+            let read = read_head(frame, 7, 4096).unwrap();
+            assert!(read.matches(&frame[..read.bytes()]), "{len} bytes");
+            assert_eq!(frame[HEAD_BYTES..read.bytes()], payload[..len]);
         }
     }
 

@@ -319,7 +319,7 @@ impl Frames {
         let at = at.unwrap_or(usize::MAX);
         let frame = self.bytes.get(at..).unwrap_or_default();
         let read = record_head(&self.segment, self.next_offset(), index, frame)?;
-        check_payload(&read, frame)?;
+        check_frame(&read, frame)?;
         Ok(Checked { at, read })
     }
 
@@ -382,10 +382,10 @@ fn first_of(
     let damaged = |what| damaged(segment, offset, index, what);
     let mut bytes = frames(segment, index, offset, GLANCE_BYTES)?;
     let read = record_head(segment, offset, index, &bytes).map_err(damaged)?;
-    if bytes.len() < HEAD_BYTES + read.len {
-        bytes = frames(segment, index, offset, (HEAD_BYTES + read.len) as u64)?;
+    if bytes.len() < read.bytes() {
+        bytes = frames(segment, index, offset, read.bytes() as u64)?;
     }
-    check_payload(&read, &bytes).map_err(damaged)?;
+    check_frame(&read, &bytes).map_err(damaged)?;
     Ok(Stored::new(
         read.head,
         bytes.into_slice(HEAD_BYTES, read.len),
@@ -402,13 +402,13 @@ fn record_head(
 ) -> Result<ReadHead, &'static str> {
     format::read_head(frame, segment.id, offset)
         .filter(|read| read.head.kind == Kind::Record && read.head.index == index)
-        .ok_or("the head of the entry does not match its checksum or place")
+        .ok_or("the head of the entry does not match its check or place")
 }
 
 #[inline]
-fn check_payload(read: &ReadHead, frame: &[u8]) -> Result<(), &'static str> {
-    match frame.get(HEAD_BYTES..HEAD_BYTES + read.len) {
-        Some(payload) if read.matches(payload) => Ok(()),
+fn check_frame(read: &ReadHead, frame: &[u8]) -> Result<(), &'static str> {
+    match frame.get(..read.bytes()) {
+        Some(frame) if read.matches(frame) => Ok(()),
         Some(_) => Err("the entry does not match its checksum"),
         None => Err("the entry goes past the segment's end"),
     }

@@ -109,16 +109,17 @@ pub(super) fn frame_at(bytes: &[u8], id: u64, offset: usize) -> Result<Frame<'_>
         return Err(if head.iter().all(|&byte| byte == 0) {
             Stop::End
         } else {
-            Stop::Bad("a frame's head does not match its checksum")
+            Stop::Bad("a frame's head does not match its check")
         });
     };
-    let payload = bytes[HEAD_BYTES..]
-        .get(..read.len.next_multiple_of(8))
-        .and_then(|padded| padded.get(..read.len))
+    let frame = bytes
+        .get(..format::frame_bytes(read.len))
+        .and_then(|padded| padded.get(..read.bytes()))
         .ok_or(Stop::Bad("a frame goes past the segment's end"))?;
-    if !read.matches(payload) {
-        return Err(Stop::Bad("a frame's payload does not match its checksum"));
+    if !read.matches(frame) {
+        return Err(Stop::Bad("a frame does not match its checksum"));
     }
+    let payload = &frame[HEAD_BYTES..];
     Ok(Frame {
         offset,
         head: read.head,
@@ -184,7 +185,7 @@ impl<'a> Image<'a> {
             let Some(read) = format::read_head(rest, self.id, head as u64) else {
                 continue;
             };
-            // A frame of which only the payload is bad is still one of ours.
+            // A frame with a good head and a bad checksum is still one of ours.
             let end = head.saturating_add(format::frame_bytes(read.len));
             behind.end = behind.end.max(end.min(self.bytes.len()));
             if read.head.kind == Kind::Batch

@@ -405,6 +405,16 @@ fn seeded(id: u64, offset: u64) -> crc32fast::Hasher {
     crc32fast::Hasher::new_with_initial(mixed ^ (offset / 8) as u32)
 }
 
+/// The check of a head, of which these are the three words behind it.
+fn check(id: u64, offset: u64, words: [u64; 3]) -> u32 {
+    let factors = [0x94d0_49bb_1331_11eb, 0xff51_afd7_ed55_8ccd, 0xc4ce_b9fe_1a85_ec53];
+    let place = id
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(offset.wrapping_mul(0xbf58_476d_1ce4_e5b9));
+    let products = words.iter().zip(factors).map(|(word, factor)| word.wrapping_mul(factor));
+    (products.fold(place, u64::wrapping_add) >> 32) as u32
+}
+
 /// Appends a frame of (kind, tag, index, mark) at the place where `bytes` end.
 fn put_frame(
     bytes: &mut Vec<u8>,
@@ -416,14 +426,14 @@ fn put_frame(
     let offset = bytes.len() as u64;
     let wrong = u32::from(sums == Sums::WrongPayload);
     let mut head = Vec::with_capacity(HEAD_BYTES);
-    head.extend((crc32fast::hash(payload) ^ wrong).to_le_bytes());
-    head.extend((payload.len() as u32).to_le_bytes());
-    head.extend([kind, tag, 0, 0]);
-    head.extend(index.to_le_bytes());
-    head.extend(mark.to_le_bytes());
+    let words = [payload.len() as u64 | u64::from(kind) << 32 | u64::from(tag) << 40, index, mark];
+    let check = check(id, offset, words) ^ u32::from(sums == Sums::WrongHead);
+    head.extend(check.to_le_bytes());
+    head.extend(words.iter().flat_map(|word| word.to_le_bytes()));
     let mut crc = seeded(id, offset);
     crc.update(&head);
-    let crc = crc.finalize() ^ u32::from(sums == Sums::WrongHead);
+    crc.update(payload);
+    let crc = crc.finalize() ^ wrong;
     bytes.extend(crc.to_le_bytes());
     bytes.extend(head);
     bytes.extend(payload);
