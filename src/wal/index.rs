@@ -170,6 +170,7 @@ impl Index {
     }
 
     /// The next entry stands at `offset` of the last segment.
+    #[inline]
     pub(super) fn push(&mut self, mark: u64, offset: u32) {
         self.last = self.last.next();
         self.last_mark = mark;

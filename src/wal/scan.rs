@@ -67,7 +67,7 @@ impl Walk {
     }
 
     /// Applies the next frame to the log, whose last span is this segment.
-    #[inline]
+    #[inline(always)]
     pub(super) fn take(
         &mut self,
         frame: &Frame<'_>,
@@ -100,7 +100,7 @@ impl Walk {
 }
 
 /// The frame at the front of `bytes`, which stand at `offset` of segment `id`; it must end within them.
-#[inline]
+#[inline(always)]
 pub(super) fn frame_at(bytes: &[u8], id: u64, offset: usize) -> Result<Frame<'_>, Stop> {
     let Some(head) = bytes.get(..HEAD_BYTES) else {
         return Err(Stop::End);
@@ -247,6 +247,7 @@ pub(super) struct Behind {
 }
 
 /// Applies one frame; a frame with good checksums that does not follow from those before is damage too.
+#[inline(always)]
 fn apply(
     frame: &Frame<'_>,
     index: &mut Index,
