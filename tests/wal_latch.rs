@@ -3,12 +3,15 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::error::Error;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use catamaran::sim::{Op, SimDisk, Survival};
 use catamaran::types::LogIndex;
+use catamaran::vfs::{Access, Disk, DiskFile, LockGuard};
 use catamaran::wal::{
     Preparer, Recovery, Wal, WalError, WalOptions, open_read_only, open_read_only_on,
 };
@@ -208,4 +211,69 @@ fn at_open_a_missing_directory_a_read_only_disk_and_missing_rights_each_say_what
     }
     let error = WalOptions::new(file.join("below")).open().map(drop);
     assert!(matches!(error, Err(WalError::NoDirectory(_))), "{error:?}");
+}
+
+/// A disk on which the log's helper thread panics when it makes a file, from some time on.
+struct Trap {
+    disk: SimDisk,
+    armed: AtomicBool,
+}
+
+impl Disk for Trap {
+    fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
+        let helper = thread::current().name() == Some("catamaran-wal");
+        assert!(
+            !(helper && self.armed.load(Ordering::Relaxed)),
+            "as the test wants"
+        );
+        self.disk.create(path)
+    }
+    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
+        self.disk.create_dir_all(dir)
+    }
+    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
+        self.disk.list(dir)
+    }
+    fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
+        self.disk.open(path, access)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.disk.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.disk.remove(path)
+    }
+    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
+        self.disk.sync_dir(dir)
+    }
+    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
+        self.disk.lock(path)
+    }
+    fn entropy(&self) -> io::Result<u64> {
+        self.disk.entropy()
+    }
+}
+
+#[test]
+fn if_the_helper_thread_panics_the_log_uses_up_what_is_prepared_and_then_fails() {
+    let trap = Arc::new(Trap {
+        disk: SimDisk::new(1),
+        armed: AtomicBool::new(false),
+    });
+    let options = WalOptions::new("/wal").segment_bytes(64 << 10);
+    let (wal, _) = options.disk(Arc::clone(&trap) as _).open().unwrap();
+    trap.armed.store(true, Ordering::Relaxed);
+    let mut durable = 0;
+    let error = loop {
+        match append(&wal) {
+            Ok(()) => durable += 1,
+            Err(error) => break error,
+        }
+        assert!(durable < 200, "no error came");
+    };
+    assert!(error.to_string().contains("panicked"), "{error}");
+    assert!(matches!(append(&wal), Err(WalError::Failed(_))));
+    assert!(wal.close().is_err());
+    let (_, recovery) = open(&trap.disk).unwrap();
+    assert_eq!(recovery.last, LogIndex(durable));
 }

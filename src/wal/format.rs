@@ -470,8 +470,8 @@ mod tests {
         put_frame(&mut bytes, 7, 4096, HEAD, b"12345678");
         for bit in 0..bytes.len() * 8 {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            let whole = read_head(&bytes, 7, 4096)
-                .is_some_and(|read| read.matches(&bytes[..read.bytes()]));
+            let whole =
+                read_head(&bytes, 7, 4096).is_some_and(|read| read.matches(&bytes[..read.bytes()]));
             assert!(!whole, "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
