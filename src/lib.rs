@@ -52,6 +52,7 @@ mod runtime;
 #[cfg(feature = "sim")]
 pub mod sim;
 mod state_machine;
+mod sync;
 mod trace;
 pub mod transport;
 pub mod types;

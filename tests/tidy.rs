@@ -18,12 +18,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("codec", &[]),
     ("error", &[]),
     ("trace", &[]),
+    ("sync", &[]),
     ("config", &["error"]),
     ("state_machine", &["types"]),
     ("vfs", &["types"]),
     (
         "wal",
-        &["vfs", "codec", "types", "config", "error", "trace"],
+        &["vfs", "codec", "types", "config", "error", "trace", "sync"],
     ),
     ("raft", &["types", "config"]),
     ("log", &["wal", "codec", "types", "error"]),
@@ -34,7 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "sim",
         &[
-            "raft", "log", "wal", "vfs", "codec", "types", "config", "error",
+            "raft", "log", "wal", "vfs", "codec", "types", "config", "error", "sync",
         ],
     ),
     (
@@ -89,7 +90,8 @@ const DEPENDENCIES: &[(&str, bool)] = &[
     ("tracing-subscriber", true),
 ];
 
-const DEV_DEPENDENCIES: &[&str] = &["catamaran", "criterion", "proptest", "tempfile"];
+/// `shuttle` explores the schedules of the log's threads (`src/wal/tests/schedules.rs`).
+const DEV_DEPENDENCIES: &[&str] = &["catamaran", "criterion", "proptest", "shuttle", "tempfile"];
 
 /// Crates in the default tree, this one not counted.
 const MAX_TREE: usize = 15;
@@ -105,7 +107,9 @@ struct Source {
 impl Source {
     /// The text without tests, comments and doc comments.
     fn code(&self) -> impl Iterator<Item = (usize, &str)> {
-        let tests = self.path.ends_with("tests.rs");
+        let parent = self.path.parent();
+        let in_tests = parent.is_some_and(|parent| parent.ends_with("tests"));
+        let tests = in_tests || self.path.ends_with("tests.rs");
         let text = if tests { "" } else { &self.text };
         let body = text
             .split("#[cfg(test)]\nmod tests")

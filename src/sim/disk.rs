@@ -14,9 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
-
 use super::Rng;
+use crate::sync::{Condvar, Mutex};
 use crate::types::{Backing, Bytes};
 use crate::vfs::{Access, Disk, DiskFile, LockGuard};
 use inode::Inode;
@@ -73,7 +72,7 @@ pub struct Call {
     pub after: SimDisk,
 }
 
-#[derive(Clone, Default)]
+#[derive(Default)]
 struct World {
     inodes: Vec<Inode>,
     live: BTreeMap<PathBuf, usize>,
@@ -179,7 +178,7 @@ impl World {
     /// The disk as it is, for somebody else: without plans, locks and counts.
     fn image(&self) -> SimDisk {
         SimDisk::of(Self {
-            inodes: self.inodes.clone(),
+            inodes: self.inodes.iter().map(Inode::copy).collect(),
             live: self.live.clone(),
             durable: self.durable.clone(),
             dirs: self.dirs.clone(),
@@ -336,7 +335,7 @@ impl SimDisk {
         let mut inodes = Vec::new();
         for name in names.values_mut() {
             let inode = *moved.entry(*name).or_insert_with(|| {
-                let mut inode = world.inodes[*name].clone();
+                let mut inode = world.inodes[*name].copy();
                 if inode.live.len() > inode.durable.len() && survives() {
                     inode.keep_len();
                 }
@@ -523,10 +522,11 @@ struct SimFile {
     views: Arc<()>,
 }
 
-/// A file's bytes as they were when a view was asked for.
+/// A file's bytes as they were when a view was asked for. In life it is a map, under which they would change:
+/// no write below its end is let through while it is held.
 struct View {
     bytes: Arc<Vec<u8>>,
-    _held: Arc<()>,
+    _held: [Arc<()>; 2],
 }
 
 impl Backing for View {
@@ -570,6 +570,9 @@ impl DiskFile for SimFile {
         }
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let mut world = self.disk.world.lock();
+        if world.inodes[self.inode].is_viewed(start) {
+            return Err(invalid("a write under a view that somebody holds"));
+        }
         let entered = world.enter(Op::Write, Target::Inode(self.inode))?;
         world.inodes[self.inode].write(start, bytes);
         world.leave(entered)
@@ -599,11 +602,13 @@ impl DiskFile for SimFile {
         {
             return Err(invalid("a view past the frozen end"));
         }
-        let bytes = self.read()?;
-        let span = span(offset, len, bytes.len())?;
+        let mut world = self.disk.world.lock();
+        let _ = world.enter(Op::Read, Target::Inode(self.inode))?;
+        let inode = &mut world.inodes[self.inode];
+        let span = span(offset, len, inode.live.len())?;
         let view = View {
-            bytes,
-            _held: Arc::clone(&self.views),
+            bytes: Arc::clone(&inode.live),
+            _held: [Arc::clone(&self.views), inode.view(span.end)],
         };
         Ok(Bytes::new(Arc::new(view), span.start, len))
     }

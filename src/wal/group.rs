@@ -23,13 +23,12 @@
 //! wait for others is over; whoever leads calls `finish`, also when it fails or panics; and who joins a round
 //! before its goal is known wrote before the goal is chosen.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::thread::{self, Thread};
-
-use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::error::WalError;
+use crate::sync::thread::{self, Thread};
+use crate::sync::{AtomicU64, Mutex, OnceLock};
 use crate::types::WriteSeq;
 
 mod pace;

@@ -11,11 +11,12 @@
 //! Architecture invariant: no I/O here, and no lock; `Core` holds the one lock around it.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 
 use super::error::{ReadError, WalError};
 use super::footer::{Footer, Run};
+use crate::sync::{AtomicBool, AtomicU64};
 use crate::types::LogIndex;
 use crate::vfs::DiskFile;
 

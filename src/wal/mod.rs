@@ -31,12 +31,11 @@
 //! - After a failed write or sync every call fails, until the log is opened again.
 
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
-use parking_lot::Mutex;
-
 use crate::error::Fault;
+use crate::sync::Mutex;
+use crate::sync::thread::JoinHandle;
 use crate::types::{Durable, Identity, LogIndex, Staged, WriteSeq};
 use crate::vfs::LockGuard;
 
@@ -548,4 +547,9 @@ fn write_chunk(chunk: &Chunk) -> Result<(), Fault> {
         None => chunk.end(),
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    mod schedules;
 }

@@ -5,14 +5,13 @@ use std::ops::{Range, RangeInclusive};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use parking_lot::Mutex;
-
 use super::core::{Core, Found};
 use super::error::{ReadError, WalError};
 use super::footer::{FooterTail, TAIL_BYTES};
 use super::format::{self, HEAD_BYTES, HEADER_BYTES, Head, Kind, ReadHead};
 use super::index::{Offsets, Segment, Stretch};
 use crate::error::Fault;
+use crate::sync::Mutex;
 use crate::types::{Bytes, LogIndex};
 
 /// How many entries an iterator looks up at once: the lock is then a small part of the cost, and what it

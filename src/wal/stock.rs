@@ -3,12 +3,9 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
-use std::thread::{self, JoinHandle, ThreadId};
 use std::time::Instant;
-
-use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::chores::Next;
 use super::error::WalError;
@@ -16,6 +13,8 @@ use super::format::{self, Header};
 use super::index::Segment;
 use super::prepare;
 use crate::error::Fault;
+use crate::sync::thread::{self, JoinHandle, ThreadId};
+use crate::sync::{AtomicBool, Condvar, Mutex, MutexGuard};
 use crate::trace::warn;
 use crate::types::Identity;
 use crate::vfs::{Access, Disk, DiskFile};

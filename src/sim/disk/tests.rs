@@ -113,3 +113,23 @@ fn a_call_that_fails_late_has_taken_effect() {
     assert_eq!(disk.peek(&path).unwrap(), b"one");
     assert_eq!(disk.failed(), [(Op::Write, path)]);
 }
+
+#[test]
+fn nothing_is_written_under_a_view_through_any_handle_until_it_is_dropped() {
+    let (disk, file, path) = disk_with_file();
+    file.write_at(0, &[1; 2048]).unwrap();
+    file.freeze(1024);
+    let (short, view) = (file.view(0, 16).unwrap(), file.view(512, 256).unwrap());
+    let moved = Path::new("/d/g");
+    disk.rename(&path, moved).unwrap();
+    let other = disk.open(moved, Access::ReadWrite).unwrap();
+    let refused = other.write_at(767, b"x").unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::InvalidInput);
+    other.write_at(768, b"behind").unwrap();
+    let copy = disk.kill().open(moved, Access::ReadWrite).unwrap();
+    copy.write_at(0, b"nobody looks at this one").unwrap();
+    drop(view);
+    assert!(other.write_at(0, b"x").is_err(), "the other is held");
+    drop(short);
+    other.write_at(0, b"x").unwrap();
+}

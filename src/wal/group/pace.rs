@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use crate::sync::now;
+
 /// A sync that took longer counts as this long: nobody waits for others for a time that can be felt.
 const MAX_TOOK: Duration = Duration::from_millis(1);
 /// So many need about the time of a sync to come back, on two cores.
@@ -41,7 +43,7 @@ impl Pace {
     pub(super) fn of(expected: usize, time: Duration) -> Self {
         Self {
             expected,
-            until: Instant::now().checked_add(time),
+            until: now().checked_add(time),
             ..Self::default()
         }
     }
@@ -56,7 +58,7 @@ impl Pace {
         if self.is_full(aboard) {
             return None;
         }
-        let left = self.until?.checked_duration_since(Instant::now())?;
+        let left = self.until?.checked_duration_since(now())?;
         (!left.is_zero()).then_some(left)
     }
 
@@ -74,12 +76,12 @@ impl Pace {
         } else if self.expected > 0 {
             self.debt = self.debt.saturating_sub(1);
         }
-        self.began = Some(Instant::now());
+        self.began = Some(now());
     }
 
     /// It is over, and so many callers are known: those who were aboard, and those who came too late.
     pub(super) fn finish(&mut self, callers: usize) {
-        let now = Instant::now();
+        let now = now();
         let took = self.began.map_or(Duration::ZERO, |began| now - began);
         self.until = now.checked_add(patience(took, callers));
         let gathers = callers > 1 && self.skip == 0;
