@@ -306,7 +306,14 @@ impl Log {
 
     /// The log is open again: it is what it was at some step from the acknowledged one on.
     fn opened(&mut self, (wal, recovery): (Wal, Recovery)) {
-        let found = Model::of(&wal, &recovery);
+        let found = match Model::read(&wal, &recovery) {
+            Ok(found) => found,
+            Err(ReadError::Wal(WalError::Io(_))) if self.disk.is_crashed() => {
+                drop(wal);
+                return self.power_back();
+            }
+            Err(error) => panic!("{error}"),
+        };
         let allowed = &self.steps[self.acknowledged..];
         let Some(at) = allowed.iter().rposition(|step| *step == found) else {
             panic!("{}", explain(&found, allowed));
