@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Barrier;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use catamaran::types::{LogIndex, Staged};
@@ -18,8 +19,10 @@ use crate::json::Object;
 /// How long the log, and then the device, is measured before it is the other's turn.
 const TURN: Duration = Duration::from_millis(500);
 /// The log keeps about so many bytes of entries, as one does whose reader has taken what is older.
-const KEEP_BYTES: u64 = 256 << 20;
-/// How often each thread sees to that.
+const KEEP_BYTES: u64 = 64 << 20;
+/// In how large batches the log is filled before.
+const FILL_BYTES: usize = 1 << 20;
+/// How often the threads see to that.
 const DROP_EVERY_BYTES: u64 = 16 << 20;
 
 /// An option that is a count.
@@ -122,13 +125,14 @@ impl Wal {
         let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
         let turns = self.seconds * 1000 / TURN.as_millis() as u64;
         // What is measured first in a round changes, so that neither always follows the other.
-        self.append(&log, &mut Measured::new()?)?;
+        let appended = AtomicU64::new(self.fill(&log)?);
+        self.append(&log, &appended, &mut Measured::new()?)?;
         let warm = log.syncs();
         for turn in 0..turns {
             if turn % 2 == 0 {
                 self.write(&mut device, &block, &mut raw)?;
             }
-            self.append(&log, &mut ours)?;
+            self.append(&log, &appended, &mut ours)?;
             if turn % 2 == 1 {
                 self.write(&mut device, &block, &mut raw)?;
             }
@@ -137,6 +141,21 @@ impl Wal {
         log.close().map_err(Failure::runtime)?;
         self.report(&ours, &raw, syncs);
         Ok(())
+    }
+
+    /// Appends until the log drops about as much as it takes and its segments are used again, as those of a log
+    /// that has run for a while; the device's file is filled beforehand too. Says how many bytes that took.
+    fn fill(&self, log: &wal::Wal) -> Result<u64, Failure> {
+        let entry = vec![7; self.entry_bytes];
+        let batch = vec![entry.as_slice(); FILL_BYTES.div_ceil(self.entry_bytes)];
+        let mut filled = 0;
+        while filled < 2 * KEEP_BYTES + 2 * self.segment_bytes {
+            let staged = log.append(&batch).map_err(Failure::runtime)?;
+            log.sync(staged).map_err(Failure::runtime)?;
+            self.drop_old(log).map_err(Failure::runtime)?;
+            filled += (batch.len() * self.entry_bytes) as u64;
+        }
+        Ok(filled)
     }
 
     /// One turn of the device.
@@ -157,11 +176,16 @@ impl Wal {
     }
 
     /// One turn of the log.
-    fn append(&self, log: &wal::Wal, ours: &mut Measured) -> Result<(), Failure> {
+    fn append(
+        &self,
+        log: &wal::Wal,
+        appended: &AtomicU64,
+        ours: &mut Measured,
+    ) -> Result<(), Failure> {
         let gate = Barrier::new(self.threads + 1);
         let (time, threads) = std::thread::scope(|scope| {
             let threads: Vec<_> = (0..self.threads)
-                .map(|_| scope.spawn(|| self.client(log, &gate)))
+                .map(|_| scope.spawn(|| self.client(log, appended, &gate)))
                 .collect();
             gate.wait();
             let start = Instant::now();
@@ -180,12 +204,16 @@ impl Wal {
     }
 
     /// Appends and waits for a turn's time.
-    fn client(&self, log: &wal::Wal, gate: &Barrier) -> Result<Measured, Failure> {
+    fn client(
+        &self,
+        log: &wal::Wal,
+        appended: &AtomicU64,
+        gate: &Barrier,
+    ) -> Result<Measured, Failure> {
         let mut measured = Measured::new()?;
         let entry = vec![7; self.entry_bytes];
         let entries = vec![entry.as_slice(); self.batch];
         let mut tickets = VecDeque::with_capacity(self.inflight);
-        let mut since_drop = 0;
         gate.wait();
         let start = Instant::now();
         loop {
@@ -199,9 +227,9 @@ impl Wal {
             if tickets.len() == self.inflight {
                 self.wait(log, &mut tickets, &mut measured)?;
             }
-            since_drop += (self.entry_bytes * self.batch) as u64;
-            if since_drop >= DROP_EVERY_BYTES {
-                since_drop = 0;
+            let bytes = (self.entry_bytes * self.batch) as u64;
+            let before = appended.fetch_add(bytes, Ordering::Relaxed);
+            if before / DROP_EVERY_BYTES != (before + bytes) / DROP_EVERY_BYTES {
                 self.drop_old(log).map_err(Failure::runtime)?;
             }
         }
