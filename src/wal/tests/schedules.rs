@@ -385,6 +385,30 @@ fn a_log_that_is_closed_beside_its_writers_has_all_that_was_taken_and_lets_the_d
 }
 
 #[test]
+fn a_log_that_two_close_at_once_writes_nothing_after_it_let_the_directory_go() {
+    explore(1_000, || {
+        let disk = SimDisk::new(1);
+        let wal = open(&disk, Preparer::Inline);
+        let writers = writers(&wal, &disk, 2, 1, 0);
+        let own = wal.clone();
+        // Who comes second finds it closed, and does not wait until it is fenced.
+        let other = thread::spawn(move || drop(own.close()));
+        drop(wal.close());
+        let again = open(&disk, Preparer::Inline);
+        let more = write(&again, &disk, b"more".to_vec()).unwrap();
+        drop(again);
+        other.join().unwrap();
+        let written = join(writers);
+        let left = disk.power_cut(Survival::None);
+        assert!(more.synced.is_ok() && more.is_on(&left));
+        for written in written {
+            written.check();
+            assert!(written.synced.is_err() || written.is_on(&left));
+        }
+    });
+}
+
+#[test]
 fn whoever_drops_the_last_handle_ends_the_helper_and_lets_the_directory_go() {
     explore(1_000, || {
         let disk = SimDisk::new(1);
