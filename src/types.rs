@@ -129,7 +129,7 @@ pub struct TermRun {
 
 /// What a node must remember over a crash besides its entries (Raft paper, figure 2), and the commit
 /// index, which only saves work after a restart.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct HardState {
     /// The latest term seen.
     pub term: Term,

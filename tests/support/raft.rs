@@ -12,14 +12,15 @@ use catamaran::types::{
 };
 
 /// What a log holds: the term of each entry, and term and vote.
-#[derive(Clone, Default, PartialEq, Eq, Debug)]
+#[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Disk {
     pub(crate) hard_state: HardState,
     pub(crate) terms: Vec<Term>,
 }
 
 impl Disk {
-    fn write(&mut self, persist: &Persist) {
+    /// Writes a batch; `message` is what the step was about that gave it.
+    pub(crate) fn write(&mut self, persist: &Persist, message: Option<&Message>) {
         self.hard_state = persist.hard_state;
         if let Some(from) = persist.truncate_from {
             self.terms.truncate(usize::try_from(from.prev().0).unwrap());
@@ -31,6 +32,7 @@ impl Disk {
                 "a gap in the log"
             );
         }
+        append_terms(self, persist, message);
     }
 
     pub(crate) fn runs(&self) -> Vec<TermRun> {
@@ -104,9 +106,9 @@ pub(crate) fn disk(terms: &[u64]) -> Disk {
 }
 
 impl Member {
-    pub(crate) fn new(boot: Boot, disk: Disk, now: Time) -> Self {
+    pub(crate) fn new(config: &Config, boot: Boot, disk: Disk, now: Time) -> Self {
         Self {
-            raft: Raft::new(&config(), boot, now),
+            raft: Raft::new(config, boot, now),
             committed: disk.hard_state.commit,
             written: disk.clone(),
             durable: disk,
@@ -123,8 +125,21 @@ impl Member {
     }
 }
 
+/// Something that came to pass, for those who tell the story.
+#[derive(Clone)]
+pub(crate) enum Happened {
+    Effect(NodeId, Effect),
+    Synced(NodeId, WriteSeq),
+    Delivered(NodeId, NodeId, Message),
+    Lost(NodeId, NodeId, Message),
+}
+
 /// Members and the messages between them.
 pub(crate) struct Net {
+    config: Config,
+    pub(crate) story: Vec<Happened>,
+    /// Members whose writes are durable only when the test says so.
+    pub(crate) slow: BTreeSet<NodeId>,
     pub(crate) members: BTreeMap<NodeId, Member>,
     pub(crate) wire: VecDeque<(NodeId, NodeId, Message)>,
     pub(crate) now: Time,
@@ -142,13 +157,21 @@ pub(crate) struct Net {
 
 impl Net {
     pub(crate) fn new(disks: &[Disk], seed: u64) -> Self {
+        Self::with(config(), disks, seed)
+    }
+
+    pub(crate) fn with(config: Config, disks: &[Disk], seed: u64) -> Self {
         let size = disks.len() as u64;
         let member = |(disk, id): (&Disk, u64)| {
             let boot = boot(id, size, disk, seed.wrapping_mul(31).wrapping_add(id));
-            (NodeId(id), Member::new(boot, disk.clone(), Time::default()))
+            let member = Member::new(&config, boot, disk.clone(), Time::default());
+            (NodeId(id), member)
         };
         Self {
             members: disks.iter().zip(1..).map(member).collect(),
+            config,
+            story: Vec::new(),
+            slow: BTreeSet::new(),
             wire: VecDeque::new(),
             now: Time::default(),
             cut: BTreeSet::new(),
@@ -182,10 +205,10 @@ impl Net {
         let mut effects = Vec::new();
         member.raft.step(now, event, &mut effects);
         for effect in effects {
+            self.story.push(Happened::Effect(id, effect.clone()));
             match effect {
                 Effect::Persist(persist) => {
-                    member.written.write(&persist);
-                    append_terms(&mut member.written, &persist, sources.as_ref());
+                    member.written.write(&persist, sources.as_ref());
                     member
                         .staged
                         .push_back((persist.seq, member.written.clone()));
@@ -214,7 +237,7 @@ impl Net {
                 Effect::Status(_) => {}
             }
         }
-        if self.fast_disk {
+        if self.fast_disk && !self.slow.contains(&id) {
             self.sync(id, usize::MAX);
         }
     }
@@ -227,6 +250,7 @@ impl Net {
             return;
         };
         member.durable = disk;
+        self.story.push(Happened::Synced(id, seq));
         let held = std::mem::take(&mut member.held);
         let (free, held): (Vec<_>, Vec<_>) =
             held.into_iter().partition(|(after, ..)| *after <= seq);
@@ -256,7 +280,11 @@ impl Net {
 
     /// Hands over one message, unless it is lost on the way.
     pub(crate) fn deliver(&mut self, (from, to, message): (NodeId, NodeId, Message)) {
-        if !self.is_cut(from, to) {
+        if self.is_cut(from, to) {
+            self.story.push(Happened::Lost(from, to, message));
+        } else {
+            self.story
+                .push(Happened::Delivered(from, to, message.clone()));
             self.delivered += 1;
             self.seen.push((from, to, message.clone()));
             self.step(to, Event::Received { from, message });
@@ -309,7 +337,8 @@ impl Net {
             &disk,
             self.seed.wrapping_mul(31).wrapping_add(id.0),
         );
-        self.members.insert(id, Member::new(boot, disk, self.now));
+        let member = Member::new(&self.config, boot, disk, self.now);
+        self.members.insert(id, member);
     }
 }
 
