@@ -17,6 +17,8 @@ mod clients;
 mod elections;
 #[path = "raft_paper/pipeline.rs"]
 mod pipeline;
+#[path = "raft_paper/quorum.rs"]
+mod quorum;
 #[path = "raft_paper/replication.rs"]
 mod replication;
 #[path = "raft_paper/restart.rs"]

@@ -1,4 +1,4 @@
-//! Elections (Raft paper, section 5.2 and 5.4.1; PreVote: thesis, section 9.6).
+//! Elections (Raft paper, section 5.2 and 5.4.1; PreVote: thesis, section 9.6; stickiness: 4.2.3).
 
 use std::collections::BTreeSet;
 
@@ -42,7 +42,8 @@ impl Raft {
         self.send_in(from, term, Body::PreVoteReply { granted });
     }
 
-    fn follows_a_live_leader(&self) -> bool {
+    /// Whether it leads, or has heard from its leader within the least election timeout.
+    pub(super) fn follows_a_live_leader(&self) -> bool {
         match &self.role {
             Role::Leader(_) => true,
             Role::Follower(follower) => follower
@@ -67,9 +68,8 @@ impl Raft {
     }
 
     fn count_pre_votes(&mut self) {
-        let quorum = self.quorum();
         if let Role::PreCandidate(ballot) = &self.role
-            && ballot.granted.len() >= quorum
+            && self.is_quorum(|id| ballot.granted.contains(&id))
         {
             self.campaign();
         }
@@ -130,11 +130,9 @@ impl Raft {
     }
 
     fn count_votes(&mut self) {
-        let quorum = self.quorum();
-        let Role::Candidate(ballot) = &self.role else {
-            return;
-        };
-        if ballot.granted.len() >= quorum {
+        if let Role::Candidate(ballot) = &self.role
+            && self.is_quorum(|id| ballot.granted.contains(&id))
+        {
             self.become_leader();
         }
     }

@@ -80,13 +80,14 @@ impl Raft {
         if commit > self.commit {
             self.set_commit(commit);
         }
-        self.reply(
-            from,
-            AppendOutcome::Matched {
-                upto: range.last.index,
-            },
-            round,
-        );
+        // A heartbeat asks for no write and waits for none, so that the leader does not take a slow disk for
+        // a lost follower. What is under way then, its own answer tells.
+        let upto = if range.is_empty() {
+            range.last.index.min(self.log.durable())
+        } else {
+            range.last.index
+        };
+        self.reply(from, AppendOutcome::Matched { upto }, round);
     }
 
     /// Follows the leader of this term, whatever this node was, unless it leads itself: two leaders in a

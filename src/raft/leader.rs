@@ -1,4 +1,4 @@
-//! The leader (Raft paper, sections 5.3 and 5.4; reads: thesis, section 6.4).
+//! The leader (Raft paper, sections 5.3 and 5.4; reads: thesis, section 6.4; CheckQuorum: 6.2).
 
 use std::collections::BTreeMap;
 
@@ -12,7 +12,9 @@ use crate::types::{EntryKind, EntryRange, LogId, LogIndex, NodeId, TermRun, Time
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
     pub(super) peers: BTreeMap<NodeId, Progress>,
-    pub(super) heartbeat_at: Time,
+    heartbeat_at: Time,
+    /// When to look whether a quorum was heard since the last look.
+    quorum_at: Time,
     /// Counts rounds of heartbeats.
     round: u64,
     /// Reads whose round is under way: the last of them, what they must see, the round.
@@ -26,10 +28,16 @@ impl Leader {
         Self {
             peers: peers.map(|id| (id, Progress::new(last))).collect(),
             heartbeat_at: Time::default(),
+            quorum_at: Time::default(),
             round: 0,
             asked: None,
             waiting: None,
         }
+    }
+
+    /// When it has something to do at the latest.
+    pub(super) fn deadline(&self) -> Time {
+        self.heartbeat_at.min(self.quorum_at)
     }
 
     pub(super) const fn has_reads(&self) -> bool {
@@ -45,6 +53,7 @@ impl Raft {
         let mut leader = Leader::new(peers, self.log.last().index);
         // The entry's append is the first heartbeat.
         leader.heartbeat_at = self.now.after(self.heartbeat_interval);
+        leader.quorum_at = self.now.after(self.election_timeout);
         self.role = Role::Leader(leader);
         self.append_own(1, Source::Empty(EntryKind::Noop));
     }
@@ -150,9 +159,32 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        if self.now >= leader.heartbeat_at {
+        let heartbeat_at = leader.heartbeat_at;
+        if self.now >= leader.quorum_at && !self.hears_quorum() {
+            self.become_follower(None);
+        } else if self.now >= heartbeat_at {
             self.beat();
         }
+    }
+
+    /// Whether a quorum has answered since the last look; from now on the next counts (CheckQuorum).
+    ///
+    /// It looks once in an election timeout instead of keeping the time of each answer: a leader whose
+    /// process was halted for a while finds the answers that came meanwhile, not only how long ago it was.
+    fn hears_quorum(&mut self) -> bool {
+        let next = self.now.after(self.election_timeout);
+        let Role::Leader(leader) = &self.role else {
+            return false;
+        };
+        let heard = |id| leader.peers.get(&id).is_none_or(|peer| peer.heard);
+        let heard = self.is_quorum(heard);
+        if let Role::Leader(leader) = &mut self.role {
+            leader.quorum_at = next;
+            for peer in leader.peers.values_mut() {
+                peer.heard = false;
+            }
+        }
+        heard
     }
 
     pub(super) fn handle_append_reply(&mut self, from: NodeId, outcome: AppendOutcome, round: u64) {
@@ -166,6 +198,7 @@ impl Raft {
         let Some(peer) = leader.peers.get_mut(&from) else {
             return;
         };
+        peer.heard = true;
         peer.round = peer.round.max(round);
         match outcome {
             AppendOutcome::Matched { upto } if upto <= last => {

@@ -62,7 +62,8 @@ pub enum Body {
 pub enum AppendOutcome {
     /// The follower's durable log agrees with the leader's up to here.
     Matched {
-        /// The last index of the append (or, for a heartbeat, the index before it).
+        /// The last index of the append; for a heartbeat the index before it, or the last that is durable
+        /// if that is less.
         upto: LogIndex,
     },
     /// The follower has no entry (index, term) = `prev`.

@@ -14,14 +14,19 @@
 //! - **PreVote** (thesis, 9.6). A node asks whether it would be elected before it moves to a new term. Who
 //!   has heard from a leader within the least election timeout says no, so that a node that was cut off
 //!   does not unseat a leader that the others follow.
+//! - **Stickiness** (thesis, 4.2.3). Who hears from a leader passes over a request for its vote in a newer
+//!   term likewise, and stays in its term. No live-lock comes of it: a node in a newer term refuses the
+//!   leader's appends in that term, which makes the leader follow it there, and the next one is elected.
+//! - **CheckQuorum** (thesis, 6.2). A leader that no quorum has answered for an election timeout steps down:
+//!   its clients are told, and who stuck to it is free to follow another. It looks once in a timeout, so
+//!   that is one to two of them after the last answer.
 //! - **Backing up by terms** (paper, 5.3). A refusal names the last entry that could agree, and the leader
 //!   skips whole terms of its own likewise: at most one round trip a term that differs.
 //! - **Commit rides along.** Followers learn of it with the next append or heartbeat.
 //! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
 //!   a round that began after; one round at a time, shared by all that wait.
 //!
-//! What is deliberately absent: snapshots, changes of membership, and a leader that steps down because it
-//! hears no quorum.
+//! What is deliberately absent: snapshots, and changes of membership.
 
 use std::time::Duration;
 
@@ -216,9 +221,9 @@ impl Raft {
 
     /// When [`Event::Tick`] is due at the latest.
     #[must_use]
-    pub const fn deadline(&self) -> Time {
+    pub fn deadline(&self) -> Time {
         match &self.role {
-            Role::Leader(leader) => leader.heartbeat_at,
+            Role::Leader(leader) => leader.deadline(),
             _ => self.election_at,
         }
     }
@@ -279,6 +284,9 @@ impl Raft {
                 );
             }
             Body::Vote { last } => {
+                if term > self.term && self.follows_a_live_leader() {
+                    return;
+                }
                 self.enter(term);
                 self.handle_vote(from, term, last);
             }
@@ -343,6 +351,11 @@ impl Raft {
 
     const fn quorum(&self) -> usize {
         self.voters.len() / 2 + 1
+    }
+
+    /// Whether those who agree are a quorum.
+    fn is_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
+        self.voters.iter().filter(|&&id| agrees(id)).count() >= self.quorum()
     }
 
     /// The number that this step's write gets, if it has one.

@@ -14,6 +14,8 @@ pub(super) struct Progress {
     pub(super) flow: Flow,
     /// The latest round of heartbeats that it has answered.
     pub(super) round: u64,
+    /// Whether it has answered since the leader last looked.
+    pub(super) heard: bool,
 }
 
 /// How entries flow to a follower.
@@ -38,6 +40,7 @@ impl Progress {
             next: last.next(),
             flow: Flow::Probe { sent: false },
             round: 0,
+            heard: false,
         }
     }
 

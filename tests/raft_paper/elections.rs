@@ -389,14 +389,19 @@ fn election_timeouts_are_spread_over_the_interval_and_differ_between_seeds() {
 /// candidate." Only these make it wait anew: a leader of its term, and who gets its vote.
 #[test]
 fn a_follower_waits_anew_only_for_its_leader_and_for_whom_it_votes() {
-    let later = Time::default().after(config().election_timeout / 2);
-    let waits_anew = |from, term, body: Body| {
+    let timeout = config().election_timeout;
+    let waits_anew_after = |span, from, term, body: Body| {
         let mut raft = core(3, &[1, 2]);
         step(&mut raft, received(B, 2, heartbeat(id(2, 2), 0, 1)));
         let before = raft.deadline();
+        let later = Time::default().after(span);
         step_at(&mut raft, later, received(from, term, body));
         raft.deadline() != before
     };
+    assert!(waits_anew_after(timeout, C, 3, vote(2, 2)));
+    let refused = vote(2, 1);
+    assert!(!waits_anew_after(timeout, C, 3, refused), "no vote for it");
+    let waits_anew = |from, term, body| waits_anew_after(timeout / 2, from, term, body);
     assert!(waits_anew(B, 2, heartbeat(id(2, 2), 0, 2)));
     assert!(waits_anew(B, 2, append(id(2, 2), id(2, 3), 0)));
     assert!(
@@ -404,9 +409,8 @@ fn a_follower_waits_anew_only_for_its_leader_and_for_whom_it_votes() {
         "an append that does not match is from the leader all the same"
     );
     assert!(waits_anew(C, 3, heartbeat(id(2, 2), 0, 1)));
-    assert!(waits_anew(C, 3, vote(2, 2)));
     assert!(!waits_anew(C, 1, heartbeat(id(1, 1), 0, 1)), "stale");
-    assert!(!waits_anew(C, 3, vote(2, 1)), "a vote that was refused");
+    assert!(!waits_anew(C, 3, vote(2, 2)), "while it hears its leader");
     assert!(!waits_anew(C, 3, Body::PreVote { last: id(2, 2) }));
     // As long as the leader speaks, nobody else stands for election.
     let mut net = Net::empty(3);

@@ -21,7 +21,8 @@ fn writes_go_on_from_the_last_before_the_restart() {
     let mut raft = Raft::new(&config(), boot, Time::default());
     let beat = step(&mut raft, received(B, 1, heartbeat(id(1, 1), 0, 1)));
     assert_eq!(sends(&beat), [now(B, 1, matched(1, 1))], "it has that");
-    let voted = step(&mut raft, received(C, 2, vote(1, 1)));
+    let late = Time::default().after(config().election_timeout);
+    let voted = step_at(&mut raft, late, received(C, 2, vote(1, 1)));
     let granted = Body::VoteReply { granted: true };
     assert_eq!(sends(&voted), [after(8, C, 2, granted)]);
 }
@@ -66,7 +67,7 @@ fn an_acknowledgement_waits_for_the_term_it_is_given_in() {
     let mut raft = core(3, &[1]);
     step(&mut raft, received(B, 1, append(id(1, 1), id(1, 2), 0)));
     let beat = step(&mut raft, received(C, 2, heartbeat(id(1, 2), 0, 1)));
-    assert_eq!(sends(&beat), [after(2, C, 2, matched(2, 1))]);
+    assert_eq!(sends(&beat), [after(2, C, 2, matched(1, 1))]);
     sync(&mut raft, 1);
     let beat = step(&mut raft, received(C, 2, heartbeat(id(1, 2), 0, 2)));
     assert_eq!(beat, [after(2, C, 2, matched(2, 2))]);

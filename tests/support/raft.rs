@@ -2,6 +2,7 @@
 //! that does what the test says.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
 
 use catamaran::config::{Config, Options};
 use catamaran::raft::event::{Effect, Event, Persist, ReadId, Release, RoleName, Status};
@@ -145,6 +146,8 @@ pub(crate) struct Net {
     pub(crate) now: Time,
     /// Pairs that lose every message, the lower id first.
     pub(crate) cut: BTreeSet<(NodeId, NodeId)>,
+    /// Ways, from whom to whom, that lose every message.
+    pub(crate) cut_one_way: BTreeSet<(NodeId, NodeId)>,
     /// Whether every write is durable at once.
     pub(crate) fast_disk: bool,
     pub(crate) size: u64,
@@ -175,6 +178,7 @@ impl Net {
             wire: VecDeque::new(),
             now: Time::default(),
             cut: BTreeSet::new(),
+            cut_one_way: BTreeSet::new(),
             fast_disk: true,
             size,
             seed,
@@ -266,8 +270,32 @@ impl Net {
         self.step(NodeId(id), Event::Tick);
     }
 
-    pub(crate) fn is_cut(&self, a: NodeId, b: NodeId) -> bool {
-        self.cut.contains(&(a.min(b), a.max(b)))
+    fn is_cut(&self, from: NodeId, to: NodeId) -> bool {
+        self.cut.contains(&(from.min(to), from.max(to))) || self.cut_one_way.contains(&(from, to))
+    }
+
+    /// Lets time pass: timers fire when they are due, and every message arrives at once.
+    pub(crate) fn run_for(&mut self, span: Duration) {
+        let end = self.now.after(span);
+        self.settle();
+        loop {
+            let deadlines = self.members.iter().map(|(id, m)| (m.raft.deadline(), *id));
+            let (due, id) = deadlines.min().unwrap();
+            if due > end {
+                break;
+            }
+            self.now = self.now.max(due);
+            self.step(id, Event::Tick);
+            self.settle();
+        }
+        self.now = end;
+    }
+
+    /// Who leads, in ascending order; a leader of the past may believe that it still does.
+    pub(crate) fn leaders(&self) -> Vec<u64> {
+        let leads = |member: &Member| member.status().role == RoleName::Leader;
+        let leaders = self.members.iter().filter(|(_, member)| leads(member));
+        leaders.map(|(id, _)| id.0).collect()
     }
 
     /// Cuts a member off from all others.
