@@ -140,3 +140,19 @@ fn the_helper_makes_the_segment_itself_that_its_own_fence_needs() {
     assert!(disk.wait_for(Op::Sync, syncs + 3, LONG), "no fence came");
     wal.close().unwrap();
 }
+
+/// A caller that counts its writes, as consensus does, is not put out by a write of the helper's.
+#[test]
+fn the_fence_of_an_idle_log_takes_no_write_number() {
+    let disk = prepared();
+    let (wal, _) = options(&disk).open().unwrap();
+    let mut syncs = disk.count(Op::Sync);
+    for number in 1..=3 {
+        let staged = wal.append(&[b"x"]).unwrap();
+        assert_eq!(staged.seq().0, number);
+        wal.sync(staged).unwrap();
+        syncs += 2;
+        assert!(disk.wait_for(Op::Sync, syncs, LONG), "no fence came");
+        assert_eq!(wal.written().0, number);
+    }
+}

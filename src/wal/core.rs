@@ -112,6 +112,8 @@ pub(super) struct Core {
     spare: Vec<u8>,
     pub(super) written: WriteSeq,
     pub(super) durable: WriteSeq,
+    /// A fence is staged that no write's number stands for, so all that is queued has to be written.
+    pub(super) owes_fence: bool,
     /// How often the log was synced.
     pub(super) syncs: u64,
     /// Everything below is durable.
@@ -143,6 +145,7 @@ impl Core {
             spare: Vec::new(),
             written: WriteSeq::ZERO,
             durable: WriteSeq::ZERO,
+            owes_fence: false,
             syncs: 0,
             fence,
             fence_last,
@@ -287,6 +290,13 @@ impl Core {
         if let Some(chunk) = self.queue.back_mut() {
             chunk.covers = self.written;
         }
+    }
+
+    /// Stages a batch of nothing but the fence. It is nobody's write, so it takes no number: callers may count
+    /// on theirs following each other.
+    pub(super) fn apply_fence(&mut self, plan: &Plan) {
+        self.open_batch(plan);
+        self.owes_fence = true;
     }
 
     /// Whether the active segment takes so many more bytes, entries and runs, and its footer.
@@ -449,6 +459,7 @@ impl Core {
             chunk.last = self.index.last;
         }
         if self.queue.is_empty() {
+            self.owes_fence = false;
             // Only then does the index say what will be durable, and no more.
             chunk.dead = self.index.dead_front();
         }

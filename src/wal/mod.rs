@@ -290,7 +290,8 @@ impl Wal {
         self.handle.stock.plan().identity
     }
 
-    /// The last write since the log was opened; 0 before the first.
+    /// The last write since the log was opened; 0 before the first. The fence that the helper thread writes by
+    /// itself is not counted: the numbers are those of the callers.
     #[must_use]
     pub fn written(&self) -> WriteSeq {
         self.handle.core.lock().written
@@ -392,16 +393,15 @@ impl Handle {
         let lead = Lead::new(self);
         let fence = {
             let mut core = self.core.lock();
-            let idle = core.usable().is_ok() && core.syncs == syncs;
-            if idle {
-                self.stage_fence(&mut core)
-            } else {
-                None
+            let needed = core.usable().is_ok() && core.syncs == syncs && core.is_unfenced();
+            if needed {
+                core.apply_fence(self.stock.plan());
             }
+            needed
         };
         // For those too who joined meanwhile. Whoever calls next is told of a failure that lasts.
         let outcome = lead.run();
-        fence.is_some() && outcome.error.is_none()
+        fence && outcome.error.is_none()
     }
 }
 
@@ -472,7 +472,7 @@ impl<'a> Lead<'a> {
         handle.group.begin(goal);
         loop {
             self.outcome.durable = core.durable;
-            if core.durable >= goal {
+            if core.durable >= goal && !core.owes_fence {
                 return Ok(());
             }
             if core.failed.is_some() {
