@@ -130,13 +130,21 @@ impl Peers {
         self.seen.iter().any(|(_, message)| message.body == *body)
     }
 
-    /// Gives the node every vote; its term once it leads and both have its no-op, which is entry 2.
+    /// Hands the node leadership, so that it need not wait for an election timeout, and gives it every vote;
+    /// its term once it leads and both have its no-op, which is entry 2.
     fn elect(&mut self) -> u64 {
+        let heartbeat = Body::Append {
+            range: EntryRange::empty(FIRST),
+            runs: Vec::new(),
+            commit: LogIndex(0),
+            round: 0,
+        };
+        self.say(B, 2, heartbeat);
+        self.say(B, 2, Body::TimeoutNow);
         loop {
             let Message { term, body } = self.next();
             match body {
-                Body::PreVote { .. } => self.say(B, term.0, Body::PreVoteReply { granted: true }),
-                Body::Vote { .. } => self.say(B, term.0, Body::VoteReply { granted: true }),
+                Body::HandoverVote { .. } => self.say(B, term.0, Body::VoteReply { granted: true }),
                 Body::Append { range, round, .. } => {
                     for from in [B, C] {
                         self.say(from, term.0, matched(range.last.index.0, round));
@@ -190,8 +198,8 @@ struct World {
     token: Arc<()>,
 }
 
-/// Node 1 of three.
-fn start(options: Options) -> World {
+/// Node 1 of three. It stands for no election by itself while a test runs, nor steps down.
+fn start() -> World {
     let disk = HeldDisk::new(SimDisk::new(1));
     let (out, sent) = mpsc::channel();
     let (inbox, connected) = mpsc::channel();
@@ -209,9 +217,10 @@ fn start(options: Options) -> World {
         .bootstrap([1, 2, 3].map(member))
         .transport(Wire { out, inbox })
         .options(Options {
+            election_timeout: Duration::from_secs(3_600),
             segment_bytes: 1 << 20,
             max_entry_bytes: 64 << 10,
-            ..options
+            ..Options::default()
         })
         .disk(Arc::new(disk.clone()))
         .start(machine)
@@ -229,17 +238,9 @@ fn start(options: Options) -> World {
     }
 }
 
-/// One that stands for no election while a test runs.
-fn follower() -> World {
-    start(Options {
-        election_timeout: Duration::from_secs(3_600),
-        ..Options::default()
-    })
-}
-
 #[test]
 fn a_vote_leaves_only_after_its_fdatasync() {
-    let mut world = follower();
+    let mut world = start();
     let granted = Body::VoteReply { granted: true };
     world.disk.hold();
     world.peers.say(B, 5, Body::Vote { last: FIRST });
@@ -252,7 +253,7 @@ fn a_vote_leaves_only_after_its_fdatasync() {
 
 #[test]
 fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
-    let mut world = follower();
+    let mut world = start();
     world.disk.hold();
     let (body, entries) = append(FIRST, &[(EntryKind::Normal, "one")], 2, 0);
     world.peers.say_with(B, 2, body, entries);
@@ -274,7 +275,7 @@ fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
 
 #[test]
 fn a_vote_whose_fdatasync_fails_never_leaves_and_stops_the_node() {
-    let mut world = follower();
+    let mut world = start();
     world.disk.fail();
     world.peers.say(B, 5, Body::Vote { last: FIRST });
     // Told when the threads have ended.
@@ -288,7 +289,7 @@ fn a_vote_whose_fdatasync_fails_never_leaves_and_stops_the_node() {
 
 #[test]
 fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
-    let mut world = start(Options::default());
+    let mut world = start();
     let term = world.peers.elect();
     world.disk.hold();
     let proposal = world.node.propose("x").unwrap();
@@ -308,7 +309,7 @@ fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
 /// Whatever a message says: the entry that took a proposal's place is not its reply.
 #[test]
 fn a_proposal_is_answered_by_its_own_entry_alone() {
-    let mut world = start(Options::default());
+    let mut world = start();
     let term = world.peers.elect();
     let mut proposal = world.node.propose("mine").unwrap();
     world.peers.wait_for_append_of(3);
@@ -323,7 +324,7 @@ fn a_proposal_is_answered_by_its_own_entry_alone() {
 
 #[test]
 fn a_shutdown_joins_every_thread() {
-    let mut world = start(Options::default());
+    let mut world = start();
     world.peers.elect();
     world.node.propose("x").map(drop).unwrap();
     world.node.shutdown().unwrap();

@@ -29,12 +29,14 @@ mod safety;
 mod strangers;
 #[path = "raft_paper/terms.rs"]
 mod terms;
+#[path = "raft_paper/transfer.rs"]
+mod transfer;
 
 use std::collections::BTreeSet;
 
 use catamaran::raft::Raft;
 use catamaran::raft::event::{
-    Effect, Event, NewEntries, Persist, ReadId, Release, RoleName, Source, Status,
+    Effect, Event, NewEntries, Persist, ReadId, Refusal, Release, RoleName, Source, Status,
 };
 use catamaran::raft::message::{AppendOutcome, Body, Message};
 use catamaran::types::{

@@ -187,6 +187,11 @@ fn act(net: &mut Net, history: &mut History, random: &mut Random) {
             }
         }
         95..97 => net.cut.clear(),
+        97 if random.below(2) == 0 => {
+            let to = ids[random.below(ids.len())];
+            let to = Some(to).filter(|to| *to != id);
+            net.step(id, Event::Transfer { to });
+        }
         97 => {
             net.crash(id);
             // What it was asked before it forgot.
@@ -331,7 +336,9 @@ fn hostile(random: &mut Random) -> Message {
         _ => random.next() % 12,
     };
     let id = |random: &mut Random| LogId::new(Term(number(random)), LogIndex(number(random)));
-    let body = match random.below(7) {
+    let body = match random.below(9) {
+        7 => Body::HandoverVote { last: id(random) },
+        8 => Body::TimeoutNow,
         0 => Body::PreVote { last: id(random) },
         1 => Body::PreVoteReply {
             granted: random.below(2) == 0,

@@ -67,7 +67,8 @@ impl<M: StateMachine> Node<M> {
     ///
     /// # Errors
     /// At once [`Error::TooLarge`], [`Error::Overloaded`] or [`Error::Stopped`]; later, through the
-    /// proposal, [`Error::NotLeader`], [`Error::OutcomeUnknown`] or [`Error::Stopped`].
+    /// proposal, [`Error::NotLeader`], [`Error::Transferring`], [`Error::OutcomeUnknown`] or
+    /// [`Error::Stopped`].
     pub fn propose(&self, payload: impl Into<Bytes>) -> Result<Proposal<M::Reply>, Error> {
         self.runtime.propose(payload.into())
     }
@@ -156,7 +157,22 @@ impl<M: StateMachine> Node<M> {
         )
     }
 
-    /// Stops the node, joins its threads and closes its log. Proposals that were not answered end as
+    /// Hands leadership to another voter (thesis, section 3.10): to the one named, or to the one whose log is
+    /// furthest along. The reply, the new leader, comes once this node follows it.
+    ///
+    /// Meanwhile proposals are refused with [`Error::Transferring`]; those taken before are committed first.
+    /// If the other has not taken over within an election timeout, this node leads on.
+    ///
+    /// # Errors
+    /// At once [`Error::Overloaded`] or [`Error::Stopped`]; later [`Error::NotLeader`];
+    /// [`Error::Transferring`] if it is handing over already; [`Error::NoSuccessor`];
+    /// [`Error::TransferAbandoned`]; [`Error::OutcomeUnknown`] if the node stops.
+    pub fn transfer_leadership(&self, to: Option<NodeId>) -> Result<Proposal<Member>, Error> {
+        self.runtime.transfer(to)
+    }
+
+    /// Stops the node, joins its threads and closes its log. A leader hands leadership over first, and waits
+    /// for that up to two election timeouts, at most a second. Proposals that were not answered end as
     /// [`Error::OutcomeUnknown`], later ones as [`Error::Stopped`]. A second call does nothing.
     ///
     /// # Errors

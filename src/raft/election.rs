@@ -21,7 +21,7 @@ impl Raft {
     /// No leader was heard of, or no election was won, in time.
     pub(super) fn election_tick(&mut self) {
         self.wait_for_election();
-        if !self.voters.contains(&self.id) || self.term >= super::MAX_TERM {
+        if !self.may_campaign() {
             return;
         }
         let mut ballot = Ballot::default();
@@ -32,6 +32,10 @@ impl Raft {
             self.send_in(to, self.term.next(), Body::PreVote { last });
         }
         self.count_pre_votes();
+    }
+
+    pub(super) fn may_campaign(&self) -> bool {
+        self.voters.contains(&self.id) && self.term < super::MAX_TERM
     }
 
     /// Would this node vote for `from` in `term`? Changes nothing here.
@@ -71,20 +75,20 @@ impl Raft {
         if let Role::PreCandidate(ballot) = &self.role
             && self.is_quorum(|id| ballot.granted.contains(&id))
         {
-            self.campaign();
+            let last = self.log.last();
+            self.campaign(Body::Vote { last });
         }
     }
 
-    /// Moves to the next term, and asks for everyone's vote there. Its own counts once it is durable.
-    fn campaign(&mut self) {
+    /// Moves to the next term, and asks everyone there for its vote. Its own counts once it is durable.
+    pub(super) fn campaign(&mut self, ask: Body) {
         self.term = self.term.next();
         self.vote = Some(self.id);
         self.hard_state_changed = true;
         self.role = Role::Candidate(Ballot::default());
         self.wait_for_election();
-        let last = self.log.last();
         for to in self.peer_ids() {
-            self.send(to, Body::Vote { last });
+            self.send(to, ask.clone());
         }
     }
 

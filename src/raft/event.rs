@@ -18,7 +18,7 @@ pub enum Event {
         message: Message,
     },
     /// Clients propose `count` entries. On a leader they take the next indices, in order; elsewhere
-    /// nothing happens but [`Effect::Refused`].
+    /// nothing happens but [`Effect::Refused`], as while a leader hands over.
     Propose {
         /// How many; at least 1.
         count: u64,
@@ -28,6 +28,13 @@ pub enum Event {
     Read {
         /// Named by the caller; each higher than the one before.
         read: ReadId,
+    },
+    /// This node is to hand leadership to another voter (thesis, section 3.10): the one named, or the one
+    /// whose log is furthest along. Answered by [`Effect::Refused`] or [`Effect::TransferAbandoned`], unless
+    /// it succeeds: then another leader shows in [`Effect::Status`].
+    Transfer {
+        /// To whom.
+        to: Option<NodeId>,
     },
     /// The log is durable up to this write.
     Persisted(Durable),
@@ -56,11 +63,11 @@ pub enum Effect {
         /// The last committed entry.
         upto: LogId,
     },
-    /// The last [`Event::Propose`] was not taken: this node does not lead.
-    Refused {
-        /// Who does, if known.
-        leader: Option<NodeId>,
-    },
+    /// What this step's event asked for was not taken, and nothing was done.
+    Refused(Refusal),
+    /// Within an election timeout leadership did not go over to the other voter: this node goes on leading,
+    /// and takes proposals again.
+    TransferAbandoned,
     /// Reads up to this one may be answered once entries up to `index` are applied.
     ReadReady {
         /// The last read that is ready.
@@ -75,6 +82,23 @@ pub enum Effect {
     },
     /// This node's role, term or known leader changed.
     Status(Status),
+}
+
+/// Why something asked of consensus was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// This node does not lead.
+    NotLeader {
+        /// Who does, if known.
+        leader: Option<NodeId>,
+    },
+    /// It is handing leadership over. That ends within an election timeout.
+    Transferring {
+        /// To whom.
+        to: NodeId,
+    },
+    /// There is no other voter to hand leadership to, or the one named is none.
+    NoSuccessor,
 }
 
 /// When a message may leave.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::event::{Effect, NewEntries, ReadId, RoleName, Source};
 use super::message::{AppendOutcome, Body};
 use super::progress::{Flow, Progress};
+use super::transfer::Transfer;
 use super::{Raft, Role};
 use crate::types::{EntryKind, EntryRange, LogId, LogIndex, NodeId, TermRun, Time};
 
@@ -15,6 +16,7 @@ pub(super) struct Leader {
     heartbeat_at: Time,
     /// When to look whether a quorum was heard since the last look.
     quorum_at: Time,
+    pub(super) transfer: Option<Transfer>,
     /// Counts rounds of heartbeats.
     round: u64,
     /// Reads whose round is under way: the last of them, what they must see, the round.
@@ -29,6 +31,7 @@ impl Leader {
             peers: peers.map(|id| (id, Progress::new(last))).collect(),
             heartbeat_at: Time::default(),
             quorum_at: Time::default(),
+            transfer: None,
             round: 0,
             asked: None,
             waiting: None,
@@ -37,7 +40,9 @@ impl Leader {
 
     /// When it has something to do at the latest.
     pub(super) fn deadline(&self) -> Time {
-        self.heartbeat_at.min(self.quorum_at)
+        let own = self.heartbeat_at.min(self.quorum_at);
+        self.transfer
+            .map_or(own, |transfer| own.min(transfer.until))
     }
 
     pub(super) const fn has_reads(&self) -> bool {
@@ -156,6 +161,7 @@ impl Raft {
     }
 
     pub(super) fn lead_tick(&mut self) {
+        self.give_up_transfer();
         let Role::Leader(leader) = &self.role else {
             return;
         };
@@ -214,6 +220,7 @@ impl Raft {
         }
         self.replicate(from);
         self.answer_reads();
+        self.hand_over();
     }
 
     /// Commits what a quorum has on disk, if it is of this term; what is before it commits with it

@@ -30,7 +30,15 @@ pub enum Body {
         /// The end of the candidate's log.
         last: LogId,
     },
-    /// The answer to [`Body::Vote`].
+    /// Vote for me, as the leader wishes: it hands leadership over (thesis, section 3.10). Heard also by who
+    /// sticks to that leader.
+    HandoverVote {
+        /// The end of the candidate's log.
+        last: LogId,
+    },
+    /// The leader to its successor: campaign now, do not wait (thesis, section 3.10).
+    TimeoutNow,
+    /// The answer to [`Body::Vote`] and [`Body::HandoverVote`].
     VoteReply {
         /// Whether the vote was given.
         granted: bool,

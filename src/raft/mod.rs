@@ -26,6 +26,9 @@
 //! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
 //!   a round that began after; one round at a time, shared by all that wait.
 //!
+//! - **Leadership is handed over** on request (thesis, 3.10), to who then needs no promise and breaks the
+//!   stickiness of the others.
+//!
 //! What is deliberately absent: snapshots, and changes of membership.
 
 use std::time::Duration;
@@ -41,6 +44,7 @@ mod log_view;
 pub mod message;
 mod progress;
 mod rng;
+mod transfer;
 
 use election::Ballot;
 use event::{Effect, Event, NewEntries, Persist, Release, RoleName, Source, Status};
@@ -211,6 +215,7 @@ impl Raft {
             Event::Received { from, message } => self.receive(from, message),
             Event::Propose { count } => self.propose(count),
             Event::Read { read } => self.handle_read(read),
+            Event::Transfer { to } => self.handle_transfer(to),
             Event::Persisted(durable) => self.persisted(durable),
         }
         self.flush();
@@ -290,6 +295,14 @@ impl Raft {
                 self.enter(term);
                 self.handle_vote(from, term, last);
             }
+            Body::HandoverVote { last } => {
+                self.enter(term);
+                self.handle_vote(from, term, last);
+            }
+            Body::TimeoutNow => {
+                self.enter(term);
+                self.handle_timeout_now(from, term);
+            }
             Body::VoteReply { granted } => {
                 self.enter(term);
                 if term == self.term {
@@ -316,12 +329,10 @@ impl Raft {
     }
 
     fn propose(&mut self, count: u64) {
-        if !matches!(self.role, Role::Leader(_)) {
-            self.effects.push(Effect::Refused {
-                leader: self.leader(),
-            });
-        } else if count > 0 {
-            self.append_own(count, Source::Proposals);
+        match self.open_leader() {
+            Err(refusal) => self.effects.push(Effect::Refused(refusal)),
+            Ok(_) if count > 0 => self.append_own(count, Source::Proposals),
+            Ok(_) => {}
         }
     }
 
@@ -331,7 +342,10 @@ impl Raft {
         self.log.persisted(seq);
         match self.role {
             Role::Candidate(_) => self.count_own_vote(),
-            Role::Leader(_) => self.advance_commit(),
+            Role::Leader(_) => {
+                self.advance_commit();
+                self.hand_over();
+            }
             Role::Follower(_) | Role::PreCandidate(_) => {}
         }
     }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::apply::{ApplyQueue, ReadJob};
-use super::mailbox::{Mail, Mailbox, Proposed};
+use super::mailbox::{Command, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
 use crate::log::{Log, NewEntry};
 use crate::raft::Raft;
 use crate::raft::event::{
-    Effect, Event, NewEntries, Persist, ReadId, Release, RoleName, Source, Status,
+    Effect, Event, NewEntries, Persist, ReadId, Refusal, Release, RoleName, Source, Status,
 };
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
@@ -44,6 +44,8 @@ pub(super) struct Consensus<M: StateMachine> {
     /// Reads that wait for their index.
     pub(super) reads: VecDeque<(ReadId, ReadJob<M>)>,
     pub(super) last_read: ReadId,
+    /// Who waits for leadership to go over to another node.
+    pub(super) transfer: Option<Slot<Member>>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -99,6 +101,9 @@ impl<M: StateMachine> Consensus<M> {
                 &Payloads::None,
             )?;
         }
+        for command in mail.commands.drain(..) {
+            self.command(command)?;
+        }
         if self.now() >= self.raft.deadline() {
             self.step(Event::Tick, &Payloads::None)?;
         }
@@ -128,8 +133,8 @@ impl<M: StateMachine> Consensus<M> {
                         self.keep(&new, std::mem::take(&mut slots));
                     }
                 }
-                Effect::Refused { leader } => {
-                    let refused = self.not_leader(leader);
+                Effect::Refused(refusal) => {
+                    let refused = self.refused(refusal);
                     for slot in slots.drain(..) {
                         slot.complete(Err(refused.clone()));
                     }
@@ -151,15 +156,32 @@ impl<M: StateMachine> Consensus<M> {
         }
     }
 
-    fn step(&mut self, event: Event, payloads: &Payloads<'_>) -> Result<(), String> {
+    fn command(&mut self, command: Command) -> Result<(), String> {
+        match command {
+            Command::Transfer { to, slot } => {
+                match self.step(Event::Transfer { to }, &Payloads::None)? {
+                    Some(refusal) => slot.complete(Err(self.refused(refusal))),
+                    None => self.transfer = Some(slot),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a step; tells why what the event asked for was not taken, if it was not.
+    fn step(&mut self, event: Event, payloads: &Payloads<'_>) -> Result<Option<Refusal>, String> {
         let now = self.now();
+        let mut refused = None;
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(now, event, &mut effects);
         for effect in effects.drain(..) {
-            self.carry_out(effect, payloads)?;
+            match effect {
+                Effect::Refused(refusal) => refused = Some(refusal),
+                other => self.carry_out(other, payloads)?,
+            }
         }
         self.effects = effects;
-        Ok(())
+        Ok(refused)
     }
 
     fn carry_out(&mut self, effect: Effect, payloads: &Payloads<'_>) -> Result<(), String> {
@@ -179,8 +201,13 @@ impl<M: StateMachine> Consensus<M> {
                 self.queue(LogJob::Release(to, message))?;
             }
             Effect::Commit { upto } => self.commit(upto.index),
-            // Only `propose` proposes, and it sees to this itself.
-            Effect::Refused { .. } => {}
+            // Seen to by who asked.
+            Effect::Refused(_) => {}
+            Effect::TransferAbandoned => {
+                if let Some(slot) = self.transfer.take() {
+                    slot.complete(Err(Error::TransferAbandoned));
+                }
+            }
             Effect::ReadReady { upto, index } => {
                 let ready = self.reads.partition_point(|(read, _)| *read <= upto);
                 self.apply
@@ -241,12 +268,31 @@ impl<M: StateMachine> Consensus<M> {
                 slot.complete(Err(Error::OutcomeUnknown));
             }
         }
+        if let Some(leader) = status.leader
+            && let Some(slot) = self.transfer.take()
+        {
+            let other = self.member(leader).filter(|_| role != RoleName::Leader);
+            slot.complete(other.ok_or(Error::TransferAbandoned));
+        }
+    }
+
+    fn member(&self, id: NodeId) -> Option<Member> {
+        self.members.iter().find(|member| member.id == id).cloned()
+    }
+
+    fn refused(&self, refusal: Refusal) -> Error {
+        match refusal {
+            Refusal::NotLeader { leader } => self.not_leader(leader),
+            Refusal::Transferring { to } => Error::Transferring {
+                to: self.member(to),
+            },
+            Refusal::NoSuccessor => Error::NoSuccessor,
+        }
     }
 
     fn not_leader(&self, leader: Option<NodeId>) -> Error {
-        let leader = leader.and_then(|id| self.members.iter().find(|member| member.id == id));
         Error::NotLeader {
-            leader: leader.cloned(),
+            leader: leader.and_then(|id| self.member(id)),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where the raft thread finds its work: one lock, emptied whole.
 //!
 //! What queued while the last step ran is the next step, so batching needs no timer. Every part is
-//! bounded: proposals and reads by the permit that each holds, messages by number and bytes (full: they
+//! bounded: proposals, reads and commands by the permit that each holds, messages by number and bytes (full: they
 //! are dropped, and Raft retries), the log's progress by being one value.
 
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
 use crate::transport::{Inbox, Incoming};
-use crate::types::{Bytes, Durable};
+use crate::types::{Bytes, Durable, Member, NodeId};
 
 /// Messages that may wait; beyond it they are dropped.
 const MAX_INCOMING: usize = 4_096;
@@ -25,12 +25,30 @@ pub(super) struct Proposed<R> {
     pub(super) slot: Slot<R>,
 }
 
+/// Something asked of consensus itself, not of the state machine.
+pub(super) enum Command {
+    /// Hand leadership to another voter, who is the reply.
+    Transfer {
+        to: Option<NodeId>,
+        slot: Slot<Member>,
+    },
+}
+
+impl Command {
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Transfer { slot, .. } => slot.complete(Err(error)),
+        }
+    }
+}
+
 /// All that came in since the last look.
 pub(super) struct Mail<S, R> {
     pub(super) durable: Option<Durable>,
     pub(super) incoming: Vec<Incoming>,
     pub(super) proposals: Vec<Proposed<R>>,
     pub(super) reads: Vec<ReadJob<S>>,
+    pub(super) commands: Vec<Command>,
     incoming_bytes: usize,
 }
 
@@ -41,6 +59,7 @@ impl<S, R> Default for Mail<S, R> {
             incoming: Vec::new(),
             proposals: Vec::new(),
             reads: Vec::new(),
+            commands: Vec::new(),
             incoming_bytes: 0,
         }
     }
@@ -52,6 +71,7 @@ impl<S, R> Mail<S, R> {
             && self.incoming.is_empty()
             && self.proposals.is_empty()
             && self.reads.is_empty()
+            && self.commands.is_empty()
     }
 }
 
@@ -123,6 +143,10 @@ impl<S, R> Mailbox<S, R> {
         self.put(|mail| mail.reads.push(job))
     }
 
+    pub(super) fn command(&self, command: Command) -> Result<(), Arc<str>> {
+        self.put(|mail| mail.commands.push(command))
+    }
+
     /// The log is durable up to here.
     pub(super) fn persisted(&self, durable: Durable) {
         // A stopped node needs no more progress.
@@ -142,6 +166,9 @@ impl<S, R> Mailbox<S, R> {
         }
         for job in mail.reads {
             job(Err(stopped.clone()));
+        }
+        for command in mail.commands {
+            command.refuse(stopped.clone());
         }
     }
 
@@ -175,7 +202,7 @@ mod tests {
     use super::*;
     use crate::raft::message::{Body, Message};
     use crate::runtime::outcome::{Budget, Proposal, promise};
-    use crate::types::{Entry, EntryKind, LogId, NodeId, Term};
+    use crate::types::{Entry, EntryKind, LogId, Term};
     use parking_lot::const_mutex;
 
     type Numbers = Mailbox<(), u32>;

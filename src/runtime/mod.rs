@@ -16,6 +16,7 @@
 //! | queue | bound | full |
 //! |---|---|---|
 //! | to RAFT, proposals and reads | `max_pending`, `max_pending_bytes` over all stages | `Overloaded` |
+//! | to RAFT, commands | 64 | `Overloaded` |
 //! | to RAFT, messages | 4,096 and 64 MiB | dropped, Raft retries |
 //! | to RAFT, progress of the log | one value | never |
 //! | to LOG | 4,096 | RAFT waits for the disk |
@@ -25,17 +26,17 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::log::{Log, LogReader, Recovered};
-use crate::raft::event::{ReadId, Status};
+use crate::raft::event::{ReadId, RoleName, Status};
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, Context, Limits, Transport, TransportError};
-use crate::types::{Bytes, Identity, LogIndex, Member, Time};
+use crate::types::{Bytes, Identity, LogIndex, Member, NodeId, Time};
 
 mod apply;
 mod consensus;
@@ -47,12 +48,17 @@ mod writer;
 
 use apply::{Applier, ApplyQueue, ReadJob};
 use consensus::Consensus;
-use mailbox::{Mailbox, Proposed};
+use mailbox::{Command, Mailbox, Proposed};
 use outcome::{Budget, promise};
 pub use outcome::{Error, Proposal};
 pub(crate) use progress::Progress;
 use source::LogSource;
 use writer::Writer;
+
+/// Commands that may wait for their end.
+const MAX_COMMANDS: usize = 64;
+/// How long a node that is shut down waits for another to take the lead, at the most.
+const HANDOVER: Duration = Duration::from_secs(1);
 
 /// What a node runs on.
 pub(crate) struct Parts<M> {
@@ -72,6 +78,8 @@ pub(crate) struct Runtime<M: StateMachine> {
     apply: Arc<ApplyQueue<M>>,
     progress: Arc<Progress>,
     budget: Arc<Budget>,
+    commands: Arc<Budget>,
+    handover: Duration,
     reader: LogReader,
     max_entry_bytes: usize,
     running: Mutex<Option<Running>>,
@@ -142,6 +150,9 @@ impl<M: StateMachine> Runtime<M> {
             apply: Arc::clone(&apply),
             progress: Arc::clone(&progress),
             budget: Arc::new(Budget::new(config.max_pending, config.max_pending_bytes)),
+            commands: Arc::new(Budget::new(MAX_COMMANDS, usize::MAX)),
+            // Given up after one timeout; the other half is for the other's election.
+            handover: HANDOVER.min(config.election_timeout * 2),
             reader: reader.clone(),
             max_entry_bytes: config.max_entry_bytes,
             running: Mutex::new(Some(Running {
@@ -178,6 +189,7 @@ impl<M: StateMachine> Runtime<M> {
             slots: VecDeque::new(),
             reads: VecDeque::new(),
             last_read: ReadId(0),
+            transfer: None,
             effects: Vec::new(),
         };
         let durable = Arc::clone(&mailbox);
@@ -246,6 +258,14 @@ impl<M: StateMachine> Runtime<M> {
             .map_err(|reason| Error::Stopped { reason })
     }
 
+    pub(crate) fn transfer(&self, to: Option<NodeId>) -> Result<Proposal<Member>, Error> {
+        let permit = self.commands.take(0).ok_or(Error::Overloaded)?;
+        let (slot, proposal) = promise(permit);
+        let sent = self.mailbox.command(Command::Transfer { to, slot });
+        sent.map(|()| proposal)
+            .map_err(|reason| Error::Stopped { reason })
+    }
+
     pub(crate) const fn reader(&self) -> &LogReader {
         &self.reader
     }
@@ -267,7 +287,19 @@ impl<M: StateMachine> Runtime<M> {
         self.mailbox.stopped()
     }
 
-    /// Stops every thread and joins it, then closes the log. A second call does nothing.
+    /// Lets another node lead before this one goes, so that the others need not wait for an election
+    /// timeout.
+    fn hand_over(&self) {
+        if self.status().role != RoleName::Leader || thread::panicking() {
+            return;
+        }
+        if let Ok(mut transfer) = self.transfer(None) {
+            let _ = transfer.wait_for(self.handover);
+        }
+    }
+
+    /// Hands leadership over if it leads, stops every thread and joins it, then closes the log. A second
+    /// call does nothing.
     ///
     /// # Errors
     /// What the log says to the last sync.
@@ -275,6 +307,7 @@ impl<M: StateMachine> Runtime<M> {
         let Some(running) = self.running.lock().take() else {
             return Ok(());
         };
+        self.hand_over();
         self.mailbox.stop("it was shut down");
         running.transport.close();
         // The raft thread ends at the mailbox's word, and with it the log thread's queue; a thread that

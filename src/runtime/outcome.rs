@@ -21,6 +21,16 @@ pub enum Error {
         /// Who leads, if this node knows.
         leader: Option<Member>,
     },
+    /// This node is handing leadership over, and the proposal was not taken. Within an election timeout it
+    /// goes on leading, or another node leads.
+    Transferring {
+        /// To whom, if it is still a member.
+        to: Option<Member>,
+    },
+    /// Leadership cannot be handed over: the node that was named is no other voter, or there is none.
+    NoSuccessor,
+    /// Leadership did not go over to the other node within an election timeout: this node leads on.
+    TransferAbandoned,
     /// Too much is waiting already; the proposal was not taken. Try again later.
     Overloaded,
     /// The proposal is larger than the limit, and was not taken.
@@ -54,6 +64,17 @@ impl fmt::Display for Error {
             }
             Self::NotLeader { leader: None } => {
                 f.write_str("not the leader, and none is known yet")
+            }
+            Self::Transferring { to } => {
+                f.write_str("leadership is being handed over")?;
+                match to {
+                    Some(to) => write!(f, " to node {} at {}", to.id, to.addr),
+                    None => Ok(()),
+                }
+            }
+            Self::NoSuccessor => f.write_str("there is no such voter to hand leadership to"),
+            Self::TransferAbandoned => {
+                f.write_str("leadership was not taken over in time: this node leads on")
             }
             Self::Overloaded => f.write_str("too much is waiting: try again later"),
             Self::TooLarge { bytes, limit } => {
@@ -114,7 +135,7 @@ impl Drop for Permit {
     }
 }
 
-/// A reply to come, for a proposal or a read. Wait for it with [`Proposal::wait`] or
+/// A reply to come, for a proposal, a read or another request. Wait for it with [`Proposal::wait`] or
 /// [`Proposal::wait_for`], or await it: it is a [`Future`] that needs no runtime of any kind.
 ///
 /// Dropping it gives up the reply, not the proposal.

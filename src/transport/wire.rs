@@ -15,12 +15,14 @@
 //! then frames, one way:   u32 length of body | u32 crc of body | body
 //!
 //! body: u8 kind | u64 term | and by kind
-//!  1 PreVote, 3 Vote             last: u64 term, u64 index
+//!  1 PreVote, 3 Vote,
+//!  8 HandoverVote                last: u64 term, u64 index
 //!  2 PreVoteReply, 4 VoteReply   u8 granted
 //!  5 Append                      prev: u64 term, u64 index | u64 commit | u64 round | u32 count |
 //!                                count times: u64 term | u8 kind | u32 length | payload
 //!  6 Matched                     u64 upto | u64 round
 //!  7 Rejected                    u64 prev | hint: u64 term, u64 index | u64 round
+//!  9 TimeoutNow                  nothing
 //! ```
 
 use std::fmt;
@@ -243,6 +245,11 @@ fn put_body(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
             put_id(out, *hint);
             out.put_u64(*round);
         }
+        Body::HandoverVote { last } => {
+            head(8);
+            put_id(out, *last);
+        }
+        Body::TimeoutNow => head(9),
     }
 }
 
@@ -319,6 +326,10 @@ pub(super) fn decode_body(
             },
             round: reader.u64("round")?,
         },
+        8 => Body::HandoverVote {
+            last: id(&mut reader)?,
+        },
+        9 => Body::TimeoutNow,
         _ => {
             return Err(Malformed {
                 what: "kind of message",
@@ -436,6 +447,8 @@ mod tests {
         let body = prop_oneof![
             any_id().prop_map(|last| (Body::PreVote { last }, Vec::new())),
             any_id().prop_map(|last| (Body::Vote { last }, Vec::new())),
+            any_id().prop_map(|last| (Body::HandoverVote { last }, Vec::new())),
+            Just((Body::TimeoutNow, Vec::new())),
             any::<bool>().prop_map(|granted| (Body::PreVoteReply { granted }, Vec::new())),
             any::<bool>().prop_map(|granted| (Body::VoteReply { granted }, Vec::new())),
             (any::<u64>(), any::<u64>()).prop_map(|(upto, round)| {

@@ -8,10 +8,16 @@ use super::*;
 fn clients_are_sent_to_the_leader() {
     let mut raft = core(3, &[1]);
     let refused = step(&mut raft, Event::Propose { count: 1 });
-    assert_eq!(refused, [Effect::Refused { leader: None }]);
+    assert_eq!(
+        refused,
+        [Effect::Refused(Refusal::NotLeader { leader: None })]
+    );
     step(&mut raft, received(B, 1, heartbeat(id(1, 1), 0, 1)));
     let refused = step(&mut raft, Event::Propose { count: 1 });
-    assert_eq!(refused, [Effect::Refused { leader: Some(B) }]);
+    assert_eq!(
+        refused,
+        [Effect::Refused(Refusal::NotLeader { leader: Some(B) })]
+    );
     let failed = step(&mut raft, Event::Read { read: ReadId(1) });
     assert_eq!(failed, [Effect::ReadFailed { leader: Some(B) }]);
 }

@@ -36,7 +36,10 @@ fn a_follower_that_hears_nothing_asks_whether_it_would_be_elected() {
     let deadline = raft.deadline();
     step_at(&mut raft, deadline, Event::Tick);
     let refused = step(&mut raft, Event::Propose { count: 1 });
-    assert_eq!(refused, [Effect::Refused { leader: None }]);
+    assert_eq!(
+        refused,
+        [Effect::Refused(Refusal::NotLeader { leader: None })]
+    );
 }
 
 /// Section 5.2: "It then votes for itself and issues RequestVote RPCs in parallel to each of the other

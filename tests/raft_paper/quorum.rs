@@ -32,7 +32,8 @@ fn a_leader_that_hears_no_quorum_for_an_election_timeout_steps_down() {
     assert_eq!(status.term, before.term, "nobody has told of a newer one");
     assert_eq!(net.at(1).reads_failed, 1, "the read is not kept for ever");
     net.propose(1, 1);
-    assert_eq!(net.at(1).refused, Some(None));
+    let refusal = Refusal::NotLeader { leader: None };
+    assert_eq!(net.at(1).refused, Some(refusal));
 }
 
 /// A majority is enough, whoever of the others is gone, and the heartbeats of an idle leader suffice.

@@ -52,7 +52,10 @@ fn a_server_begins_as_a_follower_whatever_it_was_before() {
     assert_eq!(net.at(1).status(), follower);
     let mut raft = in_role(RoleName::Follower);
     let effects = step(&mut raft, Event::Propose { count: 1 });
-    assert_eq!(effects, [Effect::Refused { leader: None }]);
+    assert_eq!(
+        effects,
+        [Effect::Refused(Refusal::NotLeader { leader: None })]
+    );
     assert!(raft.deadline() > Time::default(), "it waits for a leader");
 }
 

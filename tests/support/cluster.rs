@@ -40,7 +40,8 @@ pub(crate) struct Cluster {
     pub(crate) nodes: Vec<Option<Node<Journal>>>,
     members: Vec<Member>,
     dir: TempDir,
-    options: Options,
+    /// For whoever is started next.
+    pub(crate) options: Options,
 }
 
 impl Cluster {
@@ -101,7 +102,11 @@ impl Cluster {
             for node in self.running() {
                 match ask(node) {
                     Ok(_) => return node.identity().node,
-                    Err(Error::NotLeader { .. } | Error::OutcomeUnknown) => {}
+                    Err(
+                        Error::NotLeader { .. }
+                        | Error::Transferring { .. }
+                        | Error::OutcomeUnknown,
+                    ) => {}
                     Err(error) => panic!("{error}"),
                 }
                 let _ = node.wait_leader(Duration::from_millis(100));

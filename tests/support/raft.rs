@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use catamaran::config::{Config, Options};
-use catamaran::raft::event::{Effect, Event, Persist, ReadId, Release, RoleName, Status};
+use catamaran::raft::event::{Effect, Event, Persist, ReadId, Refusal, Release, RoleName, Status};
 use catamaran::raft::message::Message;
 use catamaran::raft::{Boot, Raft};
 use catamaran::types::{
@@ -67,7 +67,9 @@ pub(crate) struct Member {
     pub(crate) committed: LogIndex,
     pub(crate) ready: Vec<(ReadId, LogIndex)>,
     pub(crate) reads_failed: usize,
-    pub(crate) refused: Option<Option<NodeId>>,
+    pub(crate) refused: Option<Refusal>,
+    /// Transfers that it has given up.
+    pub(crate) abandoned: usize,
 }
 
 pub(crate) fn config() -> Config {
@@ -118,6 +120,7 @@ impl Member {
             ready: Vec::new(),
             reads_failed: 0,
             refused: None,
+            abandoned: 0,
         }
     }
 
@@ -235,7 +238,8 @@ impl Net {
                     assert!(upto.index > member.committed, "a commit that goes back");
                     member.committed = upto.index;
                 }
-                Effect::Refused { leader } => member.refused = Some(leader),
+                Effect::Refused(refusal) => member.refused = Some(refusal),
+                Effect::TransferAbandoned => member.abandoned += 1,
                 Effect::ReadReady { upto, index } => member.ready.push((upto, index)),
                 Effect::ReadFailed { .. } => member.reads_failed += 1,
                 Effect::Status(_) => {}

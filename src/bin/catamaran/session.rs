@@ -169,6 +169,7 @@ fn failed(error: &Error) -> Reply {
             leader: Some(leader),
         } => format!("MOVED 0 {}", leader.client_addr),
         Error::NotLeader { leader: None } => "CLUSTERDOWN no leader is known".to_owned(),
+        Error::Transferring { .. } => format!("CLUSTERDOWN {error}"),
         Error::Overloaded => format!("BUSY {error}"),
         Error::OutcomeUnknown => format!("UNKNOWN {error}"),
         other => format!("ERR {other}"),
