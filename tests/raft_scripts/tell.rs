@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use catamaran::raft::event::{Effect, Persist, Release, RoleName, Source};
+use catamaran::raft::event::{Effect, Persist, Refusal, Release, RoleName, Source};
 use catamaran::raft::message::{AppendOutcome, Body, Message};
 use catamaran::types::{EntryRange, LogId, NodeId, TermRun};
 
@@ -126,10 +126,7 @@ fn done(effect: &Effect) -> String {
             format!("to {} after #{}: {}", to.0, seq.0, said(message))
         }
         Effect::Commit { upto, .. } => format!("commits up to {}", entry(*upto)),
-        Effect::Refused { leader, .. } => match leader {
-            Some(leader) => format!("refuses: {} leads", leader.0),
-            None => "refuses: who leads is not known".to_owned(),
-        },
+        Effect::Refused(refusal) => format!("refuses: {}", why(*refusal)),
         Effect::ReadReady { upto, index, .. } => {
             format!(
                 "can answer reads up to {} once {} is applied",
@@ -145,6 +142,15 @@ fn done(effect: &Effect) -> String {
             )
         }
         other => format!("{other:?}"),
+    }
+}
+
+fn why(refusal: Refusal) -> String {
+    match refusal {
+        Refusal::NotLeader { leader: Some(id) } => format!("{} leads", id.0),
+        Refusal::NotLeader { leader: None } => "who leads is not known".to_owned(),
+        Refusal::Transferring { to } => format!("it hands over to {}", to.0),
+        Refusal::NoSuccessor => "there is nobody to hand over to".to_owned(),
     }
 }
 
