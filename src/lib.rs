@@ -44,6 +44,7 @@
 
 pub mod codec;
 pub mod config;
+mod driver;
 pub mod error;
 pub mod log;
 pub mod node;

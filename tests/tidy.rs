@@ -30,17 +30,31 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("log", &["wal", "codec", "types", "error"]),
     (
         "transport",
-        &["raft", "codec", "types", "config", "error", "trace"],
+        &[
+            "driver", "raft", "codec", "types", "config", "error", "trace",
+        ],
     ),
+    ("driver", &["raft", "log", "types"]),
     (
         "sim",
         &[
-            "raft", "log", "wal", "vfs", "codec", "types", "config", "error", "sync",
+            "driver",
+            "raft",
+            "log",
+            "wal",
+            "state_machine",
+            "vfs",
+            "codec",
+            "types",
+            "config",
+            "error",
+            "sync",
         ],
     ),
     (
         "runtime",
         &[
+            "driver",
             "raft",
             "log",
             "wal",

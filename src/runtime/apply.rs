@@ -1,12 +1,12 @@
 //! The apply thread: feeds committed entries to the state machine and answers clients.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
+use crate::driver::{Replies, next_batch};
 use crate::log::LogReader;
 use crate::state_machine::StateMachine;
 use crate::types::{Entry, EntryKind, LogId, LogIndex};
@@ -28,7 +28,7 @@ pub(super) struct ApplyQueue<M: StateMachine> {
 
 struct Work<M: StateMachine> {
     committed: LogIndex,
-    slots: VecDeque<(LogId, Slot<M::Reply>)>,
+    slots: Replies<Slot<M::Reply>>,
     reads: Vec<(LogIndex, ReadJob<M>)>,
     stopped: bool,
 }
@@ -37,7 +37,7 @@ impl<M: StateMachine> ApplyQueue<M> {
     pub(super) fn new() -> Self {
         let work = Work {
             committed: LogIndex::ZERO,
-            slots: VecDeque::new(),
+            slots: Replies::new(),
             reads: Vec::new(),
             stopped: false,
         };
@@ -79,7 +79,7 @@ impl<M: StateMachine> ApplyQueue<M> {
     pub(super) fn stop(&self) {
         let mut queued = self.queued.lock();
         queued.stopped = true;
-        let slots = std::mem::take(&mut queued.slots);
+        let slots = std::mem::replace(&mut queued.slots, Replies::new());
         let reads = std::mem::take(&mut queued.reads);
         drop(queued);
         self.arrived.notify_one();
@@ -95,7 +95,7 @@ pub(super) struct Applier<M: StateMachine> {
     pub(super) progress: Arc<Progress>,
     pub(super) applied: LogIndex,
     /// Taken off the queue, and not yet answered.
-    pub(super) slots: VecDeque<(LogId, Slot<M::Reply>)>,
+    pub(super) slots: Replies<Slot<M::Reply>>,
     pub(super) reads: Vec<(LogIndex, ReadJob<M>)>,
 }
 
@@ -107,7 +107,8 @@ impl<M: StateMachine> Applier<M> {
     pub(super) fn run(mut self) -> Result<(), String> {
         while let Some(committed) = self.collect() {
             while self.applied < committed {
-                let batch = self.next_batch(committed)?;
+                let limits = (BATCH_ENTRIES, BATCH_BYTES);
+                let batch = next_batch(&self.reader, self.applied, committed, limits)?;
                 self.apply(&batch)?;
             }
             self.run_reads();
@@ -131,31 +132,16 @@ impl<M: StateMachine> Applier<M> {
         }
     }
 
-    /// The next entries to apply, at least one.
-    fn next_batch(&self, committed: LogIndex) -> Result<Vec<Entry>, String> {
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        for entry in self.reader.range(self.applied.next().0..=committed.0) {
-            let entry = entry.map_err(|error| format!("cannot read a committed entry: {error}"))?;
-            bytes += entry.payload.len();
-            batch.push(entry);
-            if batch.len() == BATCH_ENTRIES || bytes >= BATCH_BYTES {
-                break;
-            }
-        }
-        Ok(batch)
-    }
-
     fn apply(&mut self, batch: &[Entry]) -> Result<(), String> {
         let Some(last) = batch.last().map(|entry| entry.id) else {
-            return Err("the log ends before what is committed".to_owned());
+            return Ok(());
         };
         for run in batch.chunk_by(|a, b| a.kind == b.kind) {
             if run[0].kind == EntryKind::Normal {
                 self.apply_normal(run)?;
             }
         }
-        drop(self.take_slot(last));
+        drop(self.slots.take(last));
         self.applied = last.index;
         self.progress.applied(last.index);
         Ok(())
@@ -170,24 +156,11 @@ impl<M: StateMachine> Applier<M> {
             ));
         }
         for (entry, reply) in entries.iter().zip(replies) {
-            if let Some(slot) = self.take_slot(entry.id) {
+            if let Some(slot) = self.slots.take(entry.id) {
                 slot.complete(Ok(reply));
             }
         }
         Ok(())
-    }
-
-    /// The slot of this entry. One whose place another entry took is dropped, and so ends unknown.
-    fn take_slot(&mut self, entry: LogId) -> Option<Slot<M::Reply>> {
-        let mut taken = None;
-        while self
-            .slots
-            .front()
-            .is_some_and(|(id, _)| id.index <= entry.index)
-        {
-            taken = self.slots.pop_front();
-        }
-        taken.filter(|(id, _)| *id == entry).map(|(_, slot)| slot)
     }
 
     fn run_reads(&mut self) {

@@ -1,6 +1,5 @@
 //! The raft thread: feeds consensus with what comes in, and carries out what it decides.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,21 +10,13 @@ use super::mailbox::{Command, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
-use crate::log::{Log, NewEntry};
+use crate::driver::{Payloads, Proposals, Reads, new_entries, same_write};
+use crate::log::Log;
 use crate::raft::Raft;
-use crate::raft::event::{
-    Effect, Event, NewEntries, Persist, ReadId, Refusal, Release, RoleName, Source, Status,
-};
+use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
-use crate::types::{Bytes, Entry, LogId, LogIndex, Member, NodeId, Term, Time};
-
-/// Bytes of the entries in a step's event, which consensus does not see.
-enum Payloads<'a> {
-    None,
-    Proposals(&'a [Bytes]),
-    Message(&'a [Entry]),
-}
+use crate::types::{Bytes, LogIndex, Member, NodeId, Term, Time};
 
 /// The raft thread's own state.
 pub(super) struct Consensus<M: StateMachine> {
@@ -39,11 +30,8 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) transport: Arc<dyn Transport>,
     pub(super) progress: Arc<Progress>,
     pub(super) members: Vec<Member>,
-    /// Proposals in this leader's log, by index, that are not committed.
-    pub(super) slots: VecDeque<(LogId, Slot<M::Reply>)>,
-    /// Reads that wait for their index.
-    pub(super) reads: VecDeque<(ReadId, ReadJob<M>)>,
-    pub(super) last_read: ReadId,
+    pub(super) proposals: Proposals<Slot<M::Reply>>,
+    pub(super) reads: Reads<ReadJob<M>>,
     /// Who waits for leadership to go over to another node.
     pub(super) transfer: Option<Slot<Member>>,
     pub(super) effects: Vec<Effect>,
@@ -89,17 +77,9 @@ impl<M: StateMachine> Consensus<M> {
         if !mail.proposals.is_empty() {
             self.propose(&mut mail.proposals)?;
         }
-        if !mail.reads.is_empty() {
-            for job in mail.reads.drain(..) {
-                self.last_read = ReadId(self.last_read.0 + 1);
-                self.reads.push_back((self.last_read, job));
-            }
-            self.step(
-                Event::Read {
-                    read: self.last_read,
-                },
-                &Payloads::None,
-            )?;
+        let asked = mail.reads.drain(..).map(|job| self.reads.ask(job)).last();
+        if let Some(read) = asked {
+            self.step(Event::Read { read }, &Payloads::None)?;
         }
         for command in mail.commands.drain(..) {
             self.command(command)?;
@@ -130,7 +110,7 @@ impl<M: StateMachine> Consensus<M> {
                         .filter(|new| new.source == Source::Proposals);
                     self.persist(&persist, &Payloads::Proposals(&payloads))?;
                     if let Some(new) = taken {
-                        self.keep(&new, std::mem::take(&mut slots));
+                        self.proposals.keep(&new, std::mem::take(&mut slots));
                     }
                 }
                 Effect::Refused(refusal) => {
@@ -144,16 +124,6 @@ impl<M: StateMachine> Consensus<M> {
         }
         self.effects = effects;
         Ok(())
-    }
-
-    /// Remembers the slots of new entries by the entries' ids.
-    fn keep(&mut self, new: &NewEntries, slots: Vec<Slot<M::Reply>>) {
-        let term = new.range.last.term;
-        let mut index = new.range.prev.index;
-        for slot in slots {
-            index = index.next();
-            self.slots.push_back((LogId::new(term, index), slot));
-        }
     }
 
     fn command(&mut self, command: Command) -> Result<(), String> {
@@ -209,13 +179,11 @@ impl<M: StateMachine> Consensus<M> {
                 }
             }
             Effect::ReadReady { upto, index } => {
-                let ready = self.reads.partition_point(|(read, _)| *read <= upto);
-                self.apply
-                    .read(index, self.reads.drain(..ready).map(|(_, job)| job));
+                self.apply.read(index, self.reads.ready(upto));
             }
             Effect::ReadFailed { leader } => {
                 let failed = self.not_leader(leader);
-                for (_, job) in self.reads.drain(..) {
+                for job in self.reads.fail() {
                     job(Err(failed.clone()));
                 }
             }
@@ -225,20 +193,12 @@ impl<M: StateMachine> Consensus<M> {
     }
 
     fn persist(&mut self, persist: &Persist, payloads: &Payloads<'_>) -> Result<(), String> {
-        let entries = match &persist.entries {
-            Some(new) => new_entries(new, payloads)?,
-            None => Vec::new(),
-        };
+        let entries = new_entries(persist, payloads)?;
         let staged = self
             .log
             .stage(persist.hard_state, persist.truncate_from, &entries);
         let staged = staged.map_err(|error| error.to_string())?;
-        if staged.seq() != persist.seq {
-            let (log, core) = (staged.seq(), persist.seq);
-            return Err(format!(
-                "write {core} of consensus became write {log} of the log"
-            ));
-        }
+        same_write(persist, staged)?;
         self.queue(LogJob::Sync(staged))
     }
 
@@ -249,22 +209,19 @@ impl<M: StateMachine> Consensus<M> {
     }
 
     fn commit(&mut self, index: LogIndex) {
-        let count = self.slots.partition_point(|(id, _)| id.index <= index);
-        let slots = self.slots.drain(..count);
         // Told first, so that nobody sees more applied than committed.
         self.progress.committed(index);
-        self.apply.commit(index, slots);
+        self.apply.commit(index, self.proposals.committed(index));
     }
 
-    /// Takes note of a new role, term or leader. Who no longer leads cannot know what becomes of its
-    /// entries: another leader may keep them or not.
+    /// Takes note of a new role, term or leader.
     fn status(&mut self, status: Status) {
         self.progress.set_status(status);
         let (role, Term(term)) = (status.role, status.term);
         let leader = status.leader.map(|id| id.0);
         crate::trace::info!(?role, term, leader, "raft status");
         if role != RoleName::Leader {
-            for (_, slot) in self.slots.drain(..) {
+            for slot in self.proposals.abandon() {
                 slot.complete(Err(Error::OutcomeUnknown));
             }
         }
@@ -295,46 +252,4 @@ impl<M: StateMachine> Consensus<M> {
             leader: leader.and_then(|id| self.member(id)),
         }
     }
-}
-
-/// The entries that a write appends, with the bytes that belong to them.
-fn new_entries<'a>(new: &NewEntries, payloads: &Payloads<'a>) -> Result<Vec<NewEntry<'a>>, String> {
-    let term = new.range.last.term;
-    let count = usize::try_from(new.range.len()).unwrap_or(usize::MAX);
-    let entries: Vec<NewEntry<'a>> = match (new.source, payloads) {
-        (Source::Empty(kind), _) => vec![NewEntry {
-            term,
-            kind,
-            payload: &[],
-        }],
-        (Source::Proposals, Payloads::Proposals(payloads)) => {
-            let kind = crate::types::EntryKind::Normal;
-            payloads
-                .iter()
-                .map(|payload| NewEntry {
-                    term,
-                    kind,
-                    payload,
-                })
-                .collect()
-        }
-        (Source::Message, Payloads::Message(entries)) => {
-            let known = entries.partition_point(|entry| entry.id.index <= new.range.prev.index);
-            let new = entries[known..].iter();
-            new.map(|Entry { id, kind, payload }| NewEntry {
-                term: id.term,
-                kind: *kind,
-                payload,
-            })
-            .collect()
-        }
-        _ => Vec::new(),
-    };
-    if entries.len() == count {
-        return Ok(entries);
-    }
-    Err(format!(
-        "consensus asked for {count} entries where {} came in",
-        entries.len()
-    ))
 }

@@ -23,7 +23,6 @@
 //! | to APPLY | what holds a permit | never |
 //! | to a peer | the transport's | dropped, Raft retries |
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -31,8 +30,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::Config;
+use crate::driver::{Proposals, Reads, Replies};
 use crate::log::{Log, LogReader, Recovered};
-use crate::raft::event::{ReadId, RoleName, Status};
+use crate::raft::event::{RoleName, Status};
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, Context, Limits, Transport, TransportError};
@@ -173,7 +173,7 @@ impl<M: StateMachine> Runtime<M> {
             reader,
             progress: Arc::clone(&progress),
             applied: recovered.first.prev(),
-            slots: VecDeque::new(),
+            slots: Replies::new(),
             reads: Vec::new(),
         };
         let consensus = Consensus {
@@ -186,9 +186,8 @@ impl<M: StateMachine> Runtime<M> {
             transport,
             progress,
             members,
-            slots: VecDeque::new(),
-            reads: VecDeque::new(),
-            last_read: ReadId(0),
+            proposals: Proposals::new(),
+            reads: Reads::new(),
             transfer: None,
             effects: Vec::new(),
         };

@@ -7,8 +7,9 @@ use std::fmt;
 use std::io;
 use std::sync::Arc;
 
-use crate::raft::message::{Body, Message};
-use crate::types::{Entry, EntryRange, Identity, Member, NodeId, TermRun};
+use crate::driver::in_parts;
+use crate::raft::message::Message;
+use crate::types::{Entry, EntryRange, Identity, Member, NodeId};
 
 mod memory;
 mod tcp;
@@ -126,65 +127,8 @@ impl std::error::Error for TransportError {
     }
 }
 
-/// Gives `emit` a message with its entries: an append in as many parts as the limits ask for, each
-/// standing behind the one before. If the log no longer holds the entries, the rest is dropped, and the
-/// leader's consensus finds out.
-fn fill(context: &Context, message: Message, mut emit: impl FnMut(Message, Vec<Entry>)) {
-    let Message { term, body } = message;
-    let Body::Append {
-        mut range,
-        commit,
-        round,
-        runs,
-    } = body
-    else {
-        emit(Message { term, body }, Vec::new());
-        return;
-    };
-    if range.is_empty() {
-        emit(
-            Message {
-                term,
-                body: Body::Append {
-                    range,
-                    runs,
-                    commit,
-                    round,
-                },
-            },
-            Vec::new(),
-        );
-        return;
-    }
-    while !range.is_empty() {
-        let Some(entries) = context.entries.read(range, context.limits.max_append_bytes) else {
-            return;
-        };
-        let Some(last) = entries.last().map(|entry| entry.id) else {
-            return;
-        };
-        let part = EntryRange {
-            prev: range.prev,
-            last,
-        };
-        let body = Body::Append {
-            range: part,
-            runs: runs_of(&entries),
-            commit,
-            round,
-        };
-        emit(Message { term, body }, entries);
-        range.prev = last;
-    }
-}
-
-/// The runs of terms in consecutive entries.
-fn runs_of(entries: &[Entry]) -> Vec<TermRun> {
-    let chunks = entries.chunk_by(|a, b| a.id.term == b.id.term);
-    chunks
-        .map(|chunk| TermRun {
-            term: chunk[0].id.term,
-            first: chunk[0].id.index,
-        })
-        .collect()
+/// Gives `emit` a message with its entries, as [`driver::in_parts`](crate::driver::in_parts) cuts it.
+fn fill(context: &Context, message: Message, emit: impl FnMut(Message, Vec<Entry>)) {
+    let most = context.limits.max_append_bytes;
+    in_parts(message, |range| context.entries.read(range, most), emit);
 }

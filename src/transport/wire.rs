@@ -27,8 +27,9 @@
 
 use std::fmt;
 
-use super::{Limits, runs_of};
+use super::Limits;
 use crate::codec::{Malformed, Put, Reader};
+use crate::driver::runs_of;
 use crate::raft::message::{AppendOutcome, Body, Message};
 use crate::types::{
     Bytes, ClusterId, Entry, EntryKind, EntryRange, Identity, LogId, LogIndex, NodeId, Term,

@@ -1,0 +1,279 @@
+//! What drives consensus has to keep and to look up, whatever carries its effects out: the threads of a node
+//! in life, one event after another in the simulated world. Both run this, so that the world tests it.
+//!
+//! Architecture invariant: nothing here waits, reads a clock or starts a thread.
+
+use std::collections::VecDeque;
+
+use crate::log::{LogReader, NewEntry};
+use crate::raft::event::{NewEntries, Persist, ReadId, Source};
+use crate::raft::message::{Body, Message};
+use crate::types::{Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Staged, TermRun};
+
+/// Bytes of the entries in a step's event, which consensus does not see.
+pub(crate) enum Payloads<'a> {
+    None,
+    Proposals(&'a [Bytes]),
+    Message(&'a [Entry]),
+}
+
+/// The entries that a write appends, with the bytes that belong to them.
+///
+/// # Errors
+/// If other bytes came in than consensus takes entries from.
+pub(crate) fn new_entries<'a>(
+    persist: &Persist,
+    payloads: &Payloads<'a>,
+) -> Result<Vec<NewEntry<'a>>, String> {
+    let Some(new) = &persist.entries else {
+        return Ok(Vec::new());
+    };
+    let term = new.range.last.term;
+    let count = usize::try_from(new.range.len()).unwrap_or(usize::MAX);
+    let entry = |kind, payload| NewEntry {
+        term,
+        kind,
+        payload,
+    };
+    let entries: Vec<NewEntry<'a>> = match (new.source, payloads) {
+        (Source::Empty(kind), _) => vec![entry(kind, &[])],
+        (Source::Proposals, Payloads::Proposals(payloads)) => payloads
+            .iter()
+            .map(|payload| entry(EntryKind::Normal, payload))
+            .collect(),
+        (Source::Message, Payloads::Message(entries)) => {
+            let known = entries.partition_point(|entry| entry.id.index <= new.range.prev.index);
+            let new = entries[known..].iter();
+            new.map(|Entry { id, kind, payload }| NewEntry {
+                term: id.term,
+                kind: *kind,
+                payload,
+            })
+            .collect()
+        }
+        _ => Vec::new(),
+    };
+    if entries.len() == count {
+        return Ok(entries);
+    }
+    Err(format!(
+        "consensus asked for {count} entries where {} came in",
+        entries.len()
+    ))
+}
+
+/// Holds the log's number of a write against the one that consensus gave it: durability goes by it.
+///
+/// # Errors
+/// If they differ.
+pub(crate) fn same_write(persist: &Persist, staged: Staged) -> Result<(), String> {
+    let (log, core) = (staged.seq(), persist.seq);
+    if log == core {
+        return Ok(());
+    }
+    Err(format!(
+        "write {core} of consensus became write {log} of the log"
+    ))
+}
+
+/// What a leader's own proposals are answered with, by their entries' ids, until the entries are committed.
+pub(crate) struct Proposals<S> {
+    slots: VecDeque<(LogId, S)>,
+}
+
+impl<S> Proposals<S> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            slots: VecDeque::new(),
+        }
+    }
+
+    /// Remembers the slots of new entries by the entries' ids.
+    pub(crate) fn keep(&mut self, new: &NewEntries, slots: Vec<S>) {
+        let term = new.range.last.term;
+        let mut index = new.range.prev.index;
+        for slot in slots {
+            index = index.next();
+            self.slots.push_back((LogId::new(term, index), slot));
+        }
+    }
+
+    /// The slots of entries up to `upto`, which are committed now.
+    pub(crate) fn committed(&mut self, upto: LogIndex) -> impl Iterator<Item = (LogId, S)> {
+        let count = self.slots.partition_point(|(id, _)| id.index <= upto);
+        self.slots.drain(..count)
+    }
+
+    /// All of them: who no longer leads cannot know what becomes of its entries, since another leader may
+    /// keep them or not.
+    pub(crate) fn abandon(&mut self) -> impl Iterator<Item = S> {
+        self.slots.drain(..).map(|(_, slot)| slot)
+    }
+}
+
+/// What proposals are answered with once their entries are applied, in the order of the entries.
+pub(crate) struct Replies<S> {
+    slots: VecDeque<(LogId, S)>,
+}
+
+impl<S> Replies<S> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            slots: VecDeque::new(),
+        }
+    }
+
+    pub(crate) fn extend(&mut self, slots: impl IntoIterator<Item = (LogId, S)>) {
+        self.slots.extend(slots);
+    }
+
+    /// Takes over what `other` holds.
+    pub(crate) fn append(&mut self, other: &mut Self) {
+        self.slots.append(&mut other.slots);
+    }
+
+    /// The slot of this entry. One whose place another entry took is dropped, and so ends unknown.
+    pub(crate) fn take(&mut self, entry: LogId) -> Option<S> {
+        let mut taken = None;
+        while self
+            .slots
+            .front()
+            .is_some_and(|(id, _)| id.index <= entry.index)
+        {
+            taken = self.slots.pop_front();
+        }
+        taken.filter(|(id, _)| *id == entry).map(|(_, slot)| slot)
+    }
+}
+
+/// Reads that wait to be told what they must see.
+pub(crate) struct Reads<J> {
+    waiting: VecDeque<(ReadId, J)>,
+    last: ReadId,
+}
+
+impl<J> Reads<J> {
+    pub(crate) const fn new() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            last: ReadId(0),
+        }
+    }
+
+    /// Adds a read, and gives it its name.
+    pub(crate) fn ask(&mut self, job: J) -> ReadId {
+        self.last = ReadId(self.last.0 + 1);
+        self.waiting.push_back((self.last, job));
+        self.last
+    }
+
+    /// Those up to `upto`, which know now what they must see.
+    pub(crate) fn ready(&mut self, upto: ReadId) -> impl Iterator<Item = J> {
+        let ready = self.waiting.partition_point(|(read, _)| *read <= upto);
+        self.waiting.drain(..ready).map(|(_, job)| job)
+    }
+
+    /// All of them, which will not know.
+    pub(crate) fn fail(&mut self) -> impl Iterator<Item = J> {
+        self.waiting.drain(..).map(|(_, job)| job)
+    }
+}
+
+/// The next committed entries to apply, at least one, at most `max_entries` and about `max_bytes`.
+///
+/// # Errors
+/// If they cannot be read, or the log ends before what is committed.
+pub(crate) fn next_batch(
+    reader: &LogReader,
+    applied: LogIndex,
+    committed: LogIndex,
+    (max_entries, max_bytes): (usize, usize),
+) -> Result<Vec<Entry>, String> {
+    let mut batch = Vec::new();
+    let mut bytes = 0;
+    for entry in reader.range(applied.next().0..=committed.0) {
+        let entry = entry.map_err(|error| format!("cannot read a committed entry: {error}"))?;
+        bytes += entry.payload.len();
+        batch.push(entry);
+        if batch.len() == max_entries || bytes >= max_bytes {
+            break;
+        }
+    }
+    if batch.is_empty() {
+        return Err("the log ends before what is committed".to_owned());
+    }
+    Ok(batch)
+}
+
+/// The entries of `range` from its start on, to be sent: at least one, and no more after `max_bytes`. None
+/// if the log no longer holds the last of the range, or cannot be read.
+pub(crate) fn read_to_send(
+    reader: &LogReader,
+    range: EntryRange,
+    max_bytes: usize,
+) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    let mut bytes = 0;
+    for entry in reader.range(range.prev.index.next().0..=range.last.index.0) {
+        let entry = entry.ok()?;
+        bytes += entry.payload.len();
+        entries.push(entry);
+        if bytes >= max_bytes {
+            break;
+        }
+    }
+    // Looked at after the entries: a suffix is cut from the end, so while `last` stands, all that was read
+    // before it stood too.
+    (!entries.is_empty() && reader.holds(range.last)).then_some(entries)
+}
+
+/// Gives `emit` a message with its entries, which `read` gives from a range's start on: an append in as
+/// many parts as that takes, each standing behind the one before. If the log no longer holds the entries,
+/// the rest is dropped, and the leader's consensus finds out.
+pub(crate) fn in_parts(
+    message: Message,
+    mut read: impl FnMut(EntryRange) -> Option<Vec<Entry>>,
+    mut emit: impl FnMut(Message, Vec<Entry>),
+) {
+    let Message { term, body } = message;
+    let (mut range, commit, round) = match body {
+        Body::Append {
+            range,
+            commit,
+            round,
+            ..
+        } if !range.is_empty() => (range, commit, round),
+        body => return emit(Message { term, body }, Vec::new()),
+    };
+    while !range.is_empty() {
+        let Some(entries) = read(range) else {
+            return;
+        };
+        let Some(last) = entries.last().map(|entry| entry.id) else {
+            return;
+        };
+        let part = EntryRange {
+            prev: range.prev,
+            last,
+        };
+        let body = Body::Append {
+            range: part,
+            runs: runs_of(&entries),
+            commit,
+            round,
+        };
+        emit(Message { term, body }, entries);
+        range.prev = last;
+    }
+}
+
+/// The runs of terms in consecutive entries.
+pub(crate) fn runs_of(entries: &[Entry]) -> Vec<TermRun> {
+    let chunks = entries.chunk_by(|a, b| a.id.term == b.id.term);
+    chunks
+        .map(|chunk| TermRun {
+            term: chunk[0].id.term,
+            first: chunk[0].id.index,
+        })
+        .collect()
+}
