@@ -88,6 +88,8 @@ fn a_malformed_command_line_is_told_what_was_expected() {
         ),
         (&["demo", "--nodes", "2"], &["odd number"]),
         (&["demo", "--seconds", "0"], &["--seconds", "1..=86400"]),
+        (&["simulate"], &["--seeds"]),
+        (&["simulate", "--seeds", "7..7"], &["7..7", "A..B"]),
         (&["dump"], &["<DIR>"]),
         (&["dump", "d", "-o", "xml"], &["xml", "table", "jsonl"]),
     ];

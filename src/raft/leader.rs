@@ -315,7 +315,7 @@ impl Raft {
         }
     }
 
-    #[cfg(debug_assertions)]
+    #[cfg(any(debug_assertions, feature = "sim"))]
     pub(super) fn check_progress(&self) {
         let Role::Leader(leader) = &self.role else {
             return;

@@ -450,9 +450,10 @@ impl Raft {
         }
     }
 
-    /// What holds after each step.
-    #[cfg(debug_assertions)]
-    fn check(&self) {
+    /// Panics unless what must hold after each step does: the pointers are in order. Debug builds look by
+    /// themselves.
+    #[cfg(any(debug_assertions, feature = "sim"))]
+    pub fn check(&self) {
         let Pointers {
             first,
             committed,

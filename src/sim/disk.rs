@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 
 use super::Rng;
 use crate::sync::{Condvar, Mutex};
-use crate::types::{Backing, Bytes};
 use crate::vfs::{Access, Disk, DiskFile, LockGuard};
+use file::SimFile;
 use inode::Inode;
 
+mod file;
 mod inode;
 
 /// A kind of call to the disk.
@@ -91,6 +92,8 @@ struct World {
     failed: Vec<(Op, PathBuf)>,
     /// The calls so far, if they are recorded.
     record: Option<Vec<Call>>,
+    /// No file can be created or grow.
+    full: bool,
     seed: u64,
     drawn: u64,
 }
@@ -286,6 +289,24 @@ impl SimDisk {
         self.world.lock().faults.push(fault);
     }
 
+    /// Takes all room: creating a file, and a write that makes one longer, fail until
+    /// [`SimDisk::make_room`].
+    pub fn fill_up(&self) {
+        self.world.lock().full = true;
+    }
+
+    /// Ends [`SimDisk::fill_up`].
+    pub fn make_room(&self) {
+        self.world.lock().full = false;
+    }
+
+    /// Forgets the failures and crashes that are planned and have not come.
+    pub fn spare(&self) {
+        let mut world = self.world.lock();
+        world.faults.clear();
+        world.crash = None;
+    }
+
     /// The calls so far that [`SimDisk::fail`] or [`SimDisk::fail_late`] made fail, and what they were about.
     #[must_use]
     pub fn failed(&self) -> Vec<(Op, PathBuf)> {
@@ -395,13 +416,7 @@ impl SimDisk {
     }
 
     fn file(&self, inode: usize, access: Access, frozen: u64) -> Arc<dyn DiskFile> {
-        Arc::new(SimFile {
-            disk: self.clone(),
-            inode,
-            access,
-            frozen: Mutex::new(frozen),
-            views: Arc::new(()),
-        })
+        Arc::new(SimFile::new(self.clone(), inode, access, frozen))
     }
 }
 
@@ -430,6 +445,9 @@ impl Disk for SimDisk {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let mut world = self.world.lock();
         let entered = world.enter(Op::Create, Target::Path(path))?;
+        if world.full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let inode = world.inodes.len();
         world.inodes.push(Inode::default());
         world.live.insert(path.to_path_buf(), inode);
@@ -510,107 +528,6 @@ impl LockGuard for SimLock {}
 impl Drop for SimLock {
     fn drop(&mut self) {
         self.disk.world.lock().locked.remove(&self.path);
-    }
-}
-
-struct SimFile {
-    disk: SimDisk,
-    inode: usize,
-    access: Access,
-    frozen: Mutex<u64>,
-    /// Held once more by each view.
-    views: Arc<()>,
-}
-
-/// A file's bytes as they were when a view was asked for. In life it is a map, under which they would change:
-/// no write below its end is let through while it is held.
-struct View {
-    bytes: Arc<Vec<u8>>,
-    _held: [Arc<()>; 2],
-}
-
-impl Backing for View {
-    fn slice(&self, start: usize, len: usize) -> &[u8] {
-        self.bytes.slice(start, len)
-    }
-}
-
-impl SimFile {
-    fn read(&self) -> io::Result<Arc<Vec<u8>>> {
-        let mut world = self.disk.world.lock();
-        let _ = world.enter(Op::Read, Target::Inode(self.inode))?;
-        Ok(Arc::clone(&world.inodes[self.inode].live))
-    }
-}
-
-/// Where `len` bytes at `offset` stand in a file of `size` bytes.
-fn span(offset: u64, len: usize, size: usize) -> io::Result<std::ops::Range<usize>> {
-    let start = usize::try_from(offset).map_err(io::Error::other)?;
-    let end = start.checked_add(len).filter(|&end| end <= size);
-    Ok(start..end.ok_or(io::ErrorKind::UnexpectedEof)?)
-}
-
-impl DiskFile for SimFile {
-    fn size(&self) -> io::Result<u64> {
-        Ok(self.read()?.len() as u64)
-    }
-
-    fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let bytes = self.read()?;
-        into.copy_from_slice(&bytes[span(offset, into.len(), bytes.len())?]);
-        Ok(())
-    }
-
-    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        if self.access == Access::Read {
-            return Err(io::ErrorKind::PermissionDenied.into());
-        }
-        if offset < *self.frozen.lock() {
-            return Err(invalid("a write below the frozen end"));
-        }
-        let start = usize::try_from(offset).map_err(io::Error::other)?;
-        let mut world = self.disk.world.lock();
-        if world.inodes[self.inode].is_viewed(start) {
-            return Err(invalid("a write under a view that somebody holds"));
-        }
-        let entered = world.enter(Op::Write, Target::Inode(self.inode))?;
-        world.inodes[self.inode].write(start, bytes);
-        world.leave(entered)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        let mut world = self.disk.world.lock();
-        let entered = world.enter(Op::Sync, Target::Inode(self.inode))?;
-        world.inodes[self.inode].sync();
-        world.leave(entered)
-    }
-
-    fn freeze(&self, end: u64) {
-        let mut frozen = self.frozen.lock();
-        *frozen = end.max(*frozen);
-    }
-
-    fn is_viewed(&self) -> bool {
-        Arc::strong_count(&self.views) > 1
-    }
-
-    fn view(&self, offset: u64, len: usize) -> io::Result<Bytes> {
-        let frozen = *self.frozen.lock();
-        if offset
-            .checked_add(len as u64)
-            .is_none_or(|end| end > frozen)
-        {
-            return Err(invalid("a view past the frozen end"));
-        }
-        let mut world = self.disk.world.lock();
-        let _ = world.enter(Op::Read, Target::Inode(self.inode))?;
-        let inode = &mut world.inodes[self.inode];
-        let span = span(offset, len, inode.live.len())?;
-        let view = View {
-            bytes: Arc::clone(&inode.live),
-            _held: [Arc::clone(&self.views), inode.view(span.end)],
-        };
-        Ok(Bytes::new(Arc::new(view), span.start, len))
     }
 }
 

@@ -1,9 +1,191 @@
-//! A disk that is told how to fail, for tests of one's own. Feature `sim`.
+//! A deterministic world to run a cluster in, and to break it in. Feature `sim`.
 //!
-//! Everything random comes from a seed, and the same calls give the same disk.
+//! [`run`] takes a [`Scenario`], a seed and a [`Workload`], and runs a cluster of the shipped consensus and
+//! log in one thread: the disks, the network and the clocks are simulated, all that is random comes from the
+//! seed, and so the same seed gives the same [`Outcome`], always. What goes wrong, and how often, is in
+//! [`Faults`]; what must hold all the same is in [`Property`]. A failure names its step and tells the last
+//! ones before it, and [`shrink`] leaves out faults for as long as it stands.
+//!
+//! Bring your own state machine:
+//!
+//! ```
+//! use catamaran::sim::{self, Rng, Scenario, Workload};
+//! use catamaran::{Entry, StateMachine};
+//!
+//! #[derive(Default)]
+//! struct Counter {
+//!     total: usize,
+//! }
+//!
+//! impl StateMachine for Counter {
+//!     type Reply = usize;
+//!
+//!     fn apply(&mut self, entries: &[Entry]) -> Vec<usize> {
+//!         let count = |entry: &Entry| {
+//!             self.total += entry.payload.len();
+//!             self.total
+//!         };
+//!         entries.iter().map(count).collect()
+//!     }
+//! }
+//!
+//! struct Counting;
+//!
+//! impl Workload for Counting {
+//!     type Machine = Counter;
+//!
+//!     fn machine(&self) -> Counter {
+//!         Counter::default()
+//!     }
+//!
+//!     fn proposal(&mut self, rng: &mut Rng) -> Vec<u8> {
+//!         vec![b'+'; 1 + rng.below(3) as usize]
+//!     }
+//! }
+//!
+//! # fn main() -> Result<(), catamaran::error::OptionError> {
+//! for seed in 0..5 {
+//!     let outcome = sim::run(&Scenario::drawn(seed, 1_000), seed, Counting)?;
+//!     assert_eq!(outcome.violation, None);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`SimDisk`] is of use alone: a disk in memory that is told how to fail.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+mod check;
+mod clients;
+mod clock;
 mod disk;
+mod faults;
+mod inject;
+mod life;
+mod network;
+mod process;
 mod rng;
+mod shrink;
+mod trace;
+mod violation;
+mod workload;
+mod world;
 
+pub use clients::Tally;
 pub use disk::{Call, Moment, Op, SimDisk, Survival};
+pub use faults::{Faults, Kind};
 pub use rng::Rng;
+pub use shrink::{Shrunk, shrink};
+pub use violation::{Property, Violation};
+pub use workload::{Chain, Chains, Workload};
+
+use crate::config::Options;
+use crate::error::OptionError;
+use world::World;
+
+/// What a run is made of.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Scenario {
+    /// How many nodes there are; at least 1, at most 9.
+    pub nodes: usize,
+    /// After how many events faults end. The run goes on until every node has applied everything.
+    pub steps: u64,
+    /// What goes wrong, and how often.
+    pub faults: Faults,
+    /// The options of every node. [`Options::seed`] is not used, and nothing is refused as too much.
+    pub options: Options,
+    /// The mean time from one request of the clients to the next, in microseconds.
+    pub pause: u64,
+    /// Faults that are left out, by the numbers they have in a trace.
+    pub without: BTreeSet<u64>,
+}
+
+impl Scenario {
+    /// Three nodes, every fault, and times in which much happens in few steps: an election timeout of 50 ms.
+    #[must_use]
+    pub fn new(steps: u64) -> Self {
+        let options = Options {
+            election_timeout: Duration::from_millis(50),
+            heartbeat_interval: Duration::from_millis(10),
+            segment_bytes: 64 << 10,
+            max_entry_bytes: 16 << 10,
+            ..Options::default()
+        };
+        Self {
+            nodes: 3,
+            steps,
+            faults: Faults::default(),
+            options,
+            pause: 4_000,
+            without: BTreeSet::new(),
+        }
+    }
+
+    /// A scenario for one seed: 1 to 5 nodes, a [mix](Faults::mixed) of the faults, and limits now wide, now
+    /// narrow. Of many seeds, each is meant to be mean in another way.
+    #[must_use]
+    pub fn drawn(seed: u64, steps: u64) -> Self {
+        let mut rng = Rng::new(seed ^ 0x5ce7_a210);
+        let mut scenario = Self::new(steps);
+        scenario.nodes = match rng.below(16) {
+            0 => 1,
+            1 => 2,
+            2..10 => 3,
+            10..12 => 4,
+            _ => 5,
+        };
+        scenario.faults = scenario.faults.mixed(&mut rng);
+        scenario.pause = [1_000, 3_000, 8_000, 20_000][drawn_index(&mut rng)];
+        let options = &mut scenario.options;
+        options.max_append_entries = [1, 4, 64, 4_096][drawn_index(&mut rng)];
+        options.max_append_bytes = [1 << 10, 4 << 10, 64 << 10, 1 << 20][drawn_index(&mut rng)];
+        options.max_inflight_appends = [1, 2, 8, 64][drawn_index(&mut rng)];
+        scenario
+    }
+}
+
+fn drawn_index(rng: &mut Rng) -> usize {
+    usize::try_from(rng.below(4)).unwrap_or(0)
+}
+
+/// What came of a run.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Outcome {
+    /// The seed it was run from.
+    pub seed: u64,
+    /// How many events there were.
+    pub steps: u64,
+    /// A hash of all that happened: the same for two runs if they were the same.
+    pub trace_hash: u64,
+    /// The numbers of the faults that happened.
+    pub faults: Vec<u64>,
+    /// What the clients had of it.
+    pub tally: Tally,
+    /// How many leaders were elected.
+    pub elections: u64,
+    /// How many entries were committed.
+    pub committed: u64,
+    /// How long it took after the last fault until something new was acknowledged, in simulated microseconds;
+    /// none if the run did not come so far.
+    pub recovery: Option<u64>,
+    /// What was wrong, if anything was. The run ended there.
+    pub violation: Option<Violation>,
+}
+
+/// Runs a cluster until `scenario.steps` events have happened, and on without faults until all is well.
+///
+/// # Errors
+/// [`OptionError`] for an option of the scenario that is out of its bounds.
+pub fn run<W: Workload>(
+    scenario: &Scenario,
+    seed: u64,
+    workload: W,
+) -> Result<Outcome, OptionError> {
+    let bounds = (1, 9);
+    crate::config::check("nodes", scenario.nodes, bounds, "from 1 to 9")?;
+    crate::config::check("pause", scenario.pause, (1, u64::MAX >> 8), "at least 1")?;
+    Ok(World::new(scenario, seed, workload)?.run())
+}

@@ -265,6 +265,15 @@ impl Wal {
         Ok(self.handle.stage_fence(&mut core))
     }
 
+    /// What the helper does once the log is idle, for a world without threads: writes the fence, if there is
+    /// none.
+    #[cfg(feature = "sim")]
+    pub(crate) fn rest(&self) {
+        if let Some(syncs) = self.handle.unfenced() {
+            self.handle.fence_if_idle(syncs);
+        }
+    }
+
     /// Reads the next part of the sealed segments, about 1 MiB or one entry if that is longer, and checks it:
     /// every frame, and where a segment ends its footer with its table. After the newest sealed segment comes
     /// the oldest again, after a damaged one the next. None if no segment is sealed yet. The helper thread

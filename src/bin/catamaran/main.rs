@@ -22,6 +22,7 @@ mod replay;
 mod resp;
 mod serve;
 mod session;
+mod simulate;
 mod tools;
 
 /// What --peers looks like.
@@ -42,6 +43,7 @@ enum Command {
     Demo(demo::Demo),
     /// Measures, in turns with the bare device
     Bench(bench::Bench),
+    Simulate(simulate::Simulate),
     Inspect(tools::Inspect),
     Verify(tools::Verify),
     Dump(tools::Dump),
@@ -99,6 +101,7 @@ fn main() -> ExitCode {
         }
         Command::Demo(demo) => demo.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Simulate(simulate) => simulate.run(),
         Command::Inspect(inspect) => inspect.run(),
         Command::Verify(verify) => verify.run(),
         Command::Dump(dump) => dump.run(),

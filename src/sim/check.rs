@@ -1,0 +1,569 @@
+//! What holds after each step: the five properties of the paper's figure 3, the order of the pointers, and
+//! that no term, vote or durable entry is ever taken back.
+//!
+//! Each look costs as much as the step changed, not as much as there is. That all logs match comes of this: an
+//! entry's term and index always stand for the same bytes and the same entry before it, at every append. That
+//! a leader has all that is committed follows then from its having the last such entry.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::violation::{Property, Violated};
+use crate::log::{NewEntry, Recovered};
+use crate::raft::Pointers;
+use crate::raft::event::{Persist, RoleName, Status};
+use crate::raft::message::{AppendOutcome, Body, Message};
+use crate::types::{Entry, EntryKind, HardState, LogId, LogIndex, NodeId, Term, TermRun, WriteSeq};
+
+type Checked = Result<(), Violated>;
+
+/// A write on its way to the disk.
+struct Write {
+    seq: WriteSeq,
+    hard_state: HardState,
+    truncate_from: Option<LogIndex>,
+    /// The terms of its entries.
+    terms: Vec<Term>,
+}
+
+/// What a node has, as far as it has told.
+#[derive(Default)]
+struct Shadow {
+    /// The terms of its entries, the first of index 1, and of those that are durable.
+    staged: Vec<Term>,
+    durable: Vec<Term>,
+    hard_state: HardState,
+    writes: VecDeque<Write>,
+    committed: LogIndex,
+    applied: LogIndex,
+    /// The term that it leads.
+    leads: Option<Term>,
+    life: u64,
+    /// The highest term that it spoke of.
+    said: Term,
+}
+
+impl Shadow {
+    fn has(&self, id: LogId) -> bool {
+        term_at(&self.staged, id.index) == Some(id.term)
+    }
+
+    fn last_durable(&self) -> LogId {
+        let term = self.durable.last().copied().unwrap_or_default();
+        LogId::new(term, LogIndex(self.durable.len() as u64))
+    }
+
+    fn has_durably(&self, id: LogId) -> bool {
+        term_at(&self.durable, id.index) == Some(id.term)
+    }
+}
+
+fn place(index: LogIndex) -> usize {
+    usize::try_from(index.0).unwrap_or(usize::MAX)
+}
+
+/// Of index 0, which all logs share, it is 0.
+fn term_at(terms: &[Term], index: LogIndex) -> Option<Term> {
+    match place(index) {
+        0 => Some(Term::ZERO),
+        place => terms.get(place - 1).copied(),
+    }
+}
+
+/// What is known of the one entry of its term at its index.
+struct Known {
+    term: Term,
+    before: Term,
+    digest: u64,
+}
+
+struct Committed {
+    term: Term,
+    /// The term of the leader that committed it. Never lower than that of the entry before.
+    by: Term,
+}
+
+/// All that was ever true of the cluster.
+pub(super) struct Checker {
+    nodes: Vec<Shadow>,
+    /// By index; few terms ever fight for one.
+    entries: Vec<Vec<Known>>,
+    committed: Vec<Committed>,
+    leaders: BTreeMap<Term, (NodeId, u64)>,
+    votes: BTreeMap<(NodeId, Term), NodeId>,
+    elections: u64,
+}
+
+const fn id_of(node: usize) -> NodeId {
+    NodeId(node as u64 + 1)
+}
+
+fn digest(kind: EntryKind, payload: &[u8]) -> u64 {
+    (kind as u64) << 32 | u64::from(crc32fast::hash(payload))
+}
+
+impl Checker {
+    /// A cluster whose nodes have `first` and nothing else, committed from the start.
+    pub(super) fn new(nodes: usize, first: &NewEntry<'_>, hard_state: HardState) -> Self {
+        let shadow = || Shadow {
+            staged: vec![first.term],
+            durable: vec![first.term],
+            hard_state,
+            said: hard_state.term,
+            committed: hard_state.commit,
+            ..Shadow::default()
+        };
+        Self {
+            nodes: (0..nodes).map(|_| shadow()).collect(),
+            entries: vec![vec![Known {
+                term: first.term,
+                before: Term::ZERO,
+                digest: digest(first.kind, first.payload),
+            }]],
+            committed: vec![Committed {
+                term: first.term,
+                by: Term::ZERO,
+            }],
+            leaders: BTreeMap::new(),
+            votes: BTreeMap::new(),
+            elections: 0,
+        }
+    }
+
+    /// The last entry that anybody has committed.
+    pub(super) fn last_committed(&self) -> LogIndex {
+        LogIndex(self.committed.len() as u64)
+    }
+
+    /// How many leaders were elected.
+    pub(super) const fn elections(&self) -> u64 {
+        self.elections
+    }
+
+    /// A process begins, with what its log says.
+    pub(super) fn started(&mut self, node: usize, life: u64, found: &Recovered) -> Checked {
+        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
+        let terms = terms_of(&found.runs, found.last.index);
+        if !could_be(shadow, &terms, found.hard_state) {
+            let (durable, lost) = (shadow.durable.len(), shadow.writes.len());
+            return Err(Property::Recovery.violated(format!(
+                "node {id} finds a log up to {} and {:?}, where entries up to {durable} and {:?} were \
+                 durable, and {lost} writes on their way",
+                found.last, found.hard_state, shadow.hard_state
+            )));
+        }
+        if found.hard_state.commit.0 > self.committed.len() as u64 {
+            return Err(Property::StateMachineSafety.violated(format!(
+                "node {id} finds entry {} committed, which nobody has committed",
+                found.hard_state.commit
+            )));
+        }
+        shadow.durable.clone_from(&terms);
+        shadow.staged = terms;
+        shadow.hard_state = found.hard_state;
+        shadow.writes.clear();
+        // Of a write that was cut short, the commit index may be there and its entries not.
+        shadow.committed = found.hard_state.commit.min(found.last.index);
+        shadow.applied = found.first.prev();
+        shadow.leads = None;
+        shadow.life = life;
+        Ok(())
+    }
+
+    /// A process is no more.
+    pub(super) fn ended(&mut self, node: usize) {
+        self.nodes[node].leads = None;
+    }
+
+    /// A node stages a write.
+    pub(super) fn wrote(
+        &mut self,
+        node: usize,
+        persist: &Persist,
+        entries: &[NewEntry<'_>],
+    ) -> Checked {
+        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
+        let hard_state = persist.hard_state;
+        if let Some(from) = persist.truncate_from {
+            if shadow.leads == Some(hard_state.term) {
+                return Err(Property::LeaderAppendOnly.violated(format!(
+                    "node {id} leads term {} and forgets its entries from {from} on",
+                    hard_state.term
+                )));
+            }
+            if from <= shadow.committed {
+                return Err(Property::StateMachineSafety.violated(format!(
+                    "node {id} has committed up to {} and forgets entries from {from} on",
+                    shadow.committed
+                )));
+            }
+            shadow.staged.truncate(place(from.prev()));
+        }
+        let prev = persist.entries.map(|new| new.range.prev.index.0);
+        if prev.is_some_and(|prev| prev != shadow.staged.len() as u64) {
+            return Err(Property::PointerOrder.violated(format!(
+                "node {id} appends behind {}, and its log ends at {}",
+                prev.unwrap_or_default(),
+                shadow.staged.len()
+            )));
+        }
+        let mut terms = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let before = shadow.staged.last().copied().unwrap_or_default();
+            shadow.staged.push(entry.term);
+            terms.push(entry.term);
+            let index = LogIndex(shadow.staged.len() as u64);
+            let known = Known {
+                term: entry.term,
+                before,
+                digest: digest(entry.kind, entry.payload),
+            };
+            know(&mut self.entries, id, index, known)?;
+        }
+        shadow.writes.push_back(Write {
+            seq: persist.seq,
+            hard_state,
+            truncate_from: persist.truncate_from,
+            terms,
+        });
+        Ok(())
+    }
+
+    /// A node's writes up to `seq` are durable.
+    pub(super) fn durable(&mut self, node: usize, seq: WriteSeq) {
+        let shadow = &mut self.nodes[node];
+        while shadow.writes.front().is_some_and(|write| write.seq <= seq) {
+            let Some(write) = shadow.writes.pop_front() else {
+                return;
+            };
+            shadow.hard_state = write.hard_state;
+            if let Some(from) = write.truncate_from {
+                shadow.durable.truncate(place(from.prev()));
+            }
+            shadow.durable.extend(write.terms);
+        }
+    }
+
+    /// A message leaves a node.
+    pub(super) fn leaving(&mut self, node: usize, to: NodeId, message: &Message) -> Checked {
+        let Message { term, body } = message;
+        if matches!(body, Body::PreVote { .. } | Body::PreVoteReply { .. }) {
+            return Ok(());
+        }
+        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
+        let HardState {
+            term: durable,
+            vote,
+            ..
+        } = shadow.hard_state;
+        if *term < shadow.said {
+            return Err(Property::TermAndVote.violated(format!(
+                "node {id} speaks of term {term} after it spoke of term {}",
+                shadow.said
+            )));
+        }
+        shadow.said = *term;
+        let broken = |what: String| Err(Property::Promise.violated(what));
+        if durable < *term {
+            return broken(format!(
+                "node {id} speaks of term {term}, and durable is term {durable}"
+            ));
+        }
+        let voted = match body {
+            Body::Vote { .. } | Body::HandoverVote { .. } => Some(id),
+            Body::VoteReply { granted: true } => Some(to),
+            _ => None,
+        };
+        if let Some(voted) = voted {
+            if durable == *term && vote != Some(voted) {
+                return broken(format!(
+                    "node {id} votes for {voted} in term {term}, and durable is {vote:?}"
+                ));
+            }
+            let first = *self.votes.entry((id, *term)).or_insert(voted);
+            if first != voted {
+                return Err(Property::TermAndVote.violated(format!(
+                    "node {id} votes for {voted} in term {term}, and voted for {first} before"
+                )));
+            }
+        }
+        // Who moved on to a later term since may have forgotten what its old leader does not need any more.
+        if let Body::AppendReply {
+            outcome: AppendOutcome::Matched { upto },
+            ..
+        } = body
+            && durable == *term
+        {
+            return self.matches(node, to, *term, *upto);
+        }
+        Ok(())
+    }
+
+    /// A node tells the leader of its term that it has the leader's entries up to `upto`, durably.
+    fn matches(&self, node: usize, to: NodeId, term: Term, upto: LogIndex) -> Checked {
+        let (id, shadow) = (id_of(node), &self.nodes[node]);
+        let Some(own) = term_at(&shadow.durable, upto) else {
+            return Err(Property::Promise.violated(format!(
+                "node {id} says that it has entries up to {upto}, and durable are those up to {}",
+                shadow.durable.len()
+            )));
+        };
+        let leader = place(LogIndex(to.0)).checked_sub(1);
+        let leader = leader.and_then(|at| self.nodes.get(at));
+        let leader = leader.filter(|leader| leader.leads == Some(term));
+        match leader.and_then(|leader| term_at(&leader.staged, upto)) {
+            Some(theirs) if theirs != own => Err(Property::Promise.violated(format!(
+                "node {id} says that it has leader {to}'s entry {upto} of term {theirs}, and has one of \
+                 term {own}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
+    /// A node takes entries up to `upto` for committed.
+    pub(super) fn committed(&mut self, node: usize, upto: LogId, status: Status) -> Checked {
+        let id = id_of(node);
+        let from = self.nodes[node].committed;
+        if upto.index < from {
+            return Err(Property::PointerOrder.violated(format!(
+                "the commit index of node {id} goes from {from} back to {}",
+                upto.index
+            )));
+        }
+        let mut index = from;
+        while index < upto.index {
+            index = index.next();
+            let shadow = &self.nodes[node];
+            let Some(term) = term_at(&shadow.staged, index) else {
+                return Err(Property::PointerOrder.violated(format!(
+                    "node {id} commits {index}, and its log ends at {}",
+                    shadow.staged.len()
+                )));
+            };
+            match self.committed.get(place(index) - 1) {
+                Some(first) if first.term != term => {
+                    return Err(Property::StateMachineSafety.violated(format!(
+                        "node {id} commits {}, where {} was committed",
+                        LogId::new(term, index),
+                        LogId::new(first.term, index)
+                    )));
+                }
+                Some(_) => {}
+                None => self.newly_committed(node, LogId::new(term, index), upto, status)?,
+            }
+        }
+        self.nodes[node].committed = upto.index;
+        Ok(())
+    }
+
+    /// Nobody has committed this entry before.
+    fn newly_committed(
+        &mut self,
+        node: usize,
+        entry: LogId,
+        upto: LogId,
+        status: Status,
+    ) -> Checked {
+        let id = id_of(node);
+        let by = self.committed.last().map_or(Term::ZERO, |last| last.by);
+        self.committed.push(Committed {
+            term: entry.term,
+            by: by.max(status.term),
+        });
+        if entry.index < upto.index {
+            return Ok(());
+        }
+        let copies = self.nodes.iter();
+        let copies = copies.filter(|shadow| shadow.has_durably(entry)).count();
+        if copies <= self.nodes.len() / 2 {
+            return Err(Property::Quorum.violated(format!(
+                "node {id} commits {entry} in term {}, which is durable on {copies} of {} nodes",
+                status.term,
+                self.nodes.len()
+            )));
+        }
+        if let Some(rival) = self.rival(entry) {
+            return Err(Property::LeaderCompleteness.violated(format!(
+                "node {id} commits {entry} in term {}, though node {}, which lacks it, can be elected yet",
+                status.term,
+                id_of(rival)
+            )));
+        }
+        for (at, shadow) in self.nodes.iter().enumerate() {
+            let later = shadow.leads.filter(|&leads| leads > status.term);
+            if let Some(leads) = later
+                && !shadow.has(entry)
+            {
+                return Err(Property::LeaderCompleteness.violated(format!(
+                    "node {id} commits {entry} in term {}, which node {}, leader of term {leads}, has not",
+                    status.term,
+                    id_of(at)
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// A node that lacks this entry and whose log is up to date enough for a quorum's votes (section 5.4.1).
+    fn rival(&self, entry: LogId) -> Option<usize> {
+        let rivals = self.nodes.iter().enumerate();
+        let mut rivals = rivals.filter(|(_, rival)| !rival.has_durably(entry));
+        let rival = rivals.find(|(_, rival)| {
+            let votes = self.nodes.iter();
+            let votes = votes.filter(|voter| voter.last_durable() <= rival.last_durable());
+            votes.count() > self.nodes.len() / 2
+        });
+        rival.map(|(at, _)| at)
+    }
+
+    /// A node applies an entry.
+    pub(super) fn applied(&mut self, node: usize, entry: &Entry) -> Checked {
+        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
+        let (index, term) = (entry.id.index, entry.id.term);
+        if index != shadow.applied.next() || index > shadow.committed {
+            return Err(Property::PointerOrder.violated(format!(
+                "node {id} applies {index} after {}, and has committed up to {}",
+                shadow.applied, shadow.committed
+            )));
+        }
+        shadow.applied = index;
+        let known = self.entries.get(place(index) - 1).into_iter().flatten();
+        let mut known = known.filter(|known| known.term == term);
+        let first = self.committed.get(place(index) - 1);
+        let same = first.is_some_and(|first| first.term == term)
+            && known.any(|known| known.digest == digest(entry.kind, &entry.payload));
+        if same {
+            return Ok(());
+        }
+        Err(Property::StateMachineSafety.violated(format!(
+            "node {id} applies another entry at {index} than was committed there, or other bytes"
+        )))
+    }
+
+    /// A node has done a step of consensus, with all that came of it.
+    pub(super) fn stepped(&mut self, node: usize, status: Status, pointers: Pointers) -> Checked {
+        let (id, shadow) = (id_of(node), &self.nodes[node]);
+        let Pointers {
+            first,
+            committed,
+            durable,
+            last,
+        } = pointers;
+        let ordered = first.prev() <= committed
+            && shadow.applied <= committed
+            && committed <= last.index
+            && durable <= last.index
+            && durable.0 <= shadow.durable.len() as u64
+            && last.index.0 == shadow.staged.len() as u64
+            && committed == shadow.committed;
+        if !ordered {
+            return Err(Property::PointerOrder.violated(format!(
+                "node {id} has applied up to {} and says {pointers:?}; of its log, {} entries are durable",
+                shadow.applied,
+                shadow.durable.len()
+            )));
+        }
+        if status.role != RoleName::Leader {
+            self.nodes[node].leads = None;
+            return Ok(());
+        }
+        if shadow.leads == Some(status.term) {
+            return Ok(());
+        }
+        self.elected(node, status.term)
+    }
+
+    fn elected(&mut self, node: usize, term: Term) -> Checked {
+        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
+        shadow.leads = Some(term);
+        self.elections += 1;
+        let who = (id, shadow.life);
+        let first = *self.leaders.entry(term).or_insert(who);
+        if first != who {
+            return Err(Property::ElectionSafety.violated(format!(
+                "node {id} leads term {term}, which node {} was elected in",
+                first.0
+            )));
+        }
+        let own = self.nodes[node].hard_state;
+        let own = (own.term, own.vote) == (term, Some(id));
+        let others = (0..self.nodes.len()).filter(|&other| other != node);
+        let others = others.filter(|&other| self.votes.get(&(id_of(other), term)) == Some(&id));
+        let votes = others.count() + usize::from(own);
+        if votes <= self.nodes.len() / 2 {
+            return Err(Property::ElectionSafety.violated(format!(
+                "node {id} leads term {term} with {votes} durable votes of {}",
+                self.nodes.len()
+            )));
+        }
+        let before = self.committed.partition_point(|entry| entry.by < term);
+        let Some(last) = self.committed[..before].last() else {
+            return Ok(());
+        };
+        let last = LogId::new(last.term, LogIndex(before as u64));
+        if self.nodes[node].has(last) {
+            return Ok(());
+        }
+        Err(Property::LeaderCompleteness.violated(format!(
+            "node {id} leads term {term}, and lacks {last}, which was committed in an earlier one"
+        )))
+    }
+}
+
+/// Holds an entry against what is known of it.
+fn know(entries: &mut Vec<Vec<Known>>, id: NodeId, index: LogIndex, new: Known) -> Checked {
+    let at = place(index) - 1;
+    if entries.len() <= at {
+        entries.resize_with(at + 1, Vec::new);
+    }
+    let Some(known) = entries[at].iter().find(|known| known.term == new.term) else {
+        entries[at].push(new);
+        return Ok(());
+    };
+    if (known.before, known.digest) == (new.before, new.digest) {
+        return Ok(());
+    }
+    Err(Property::LogMatching.violated(format!(
+        "node {id} has another entry {} than there was before, or another before it",
+        LogId::new(new.term, index)
+    )))
+}
+
+/// The terms of entries 1 to `last`.
+fn terms_of(runs: &[TermRun], last: LogIndex) -> Vec<Term> {
+    let mut terms = Vec::with_capacity(place(last));
+    for (at, run) in runs.iter().enumerate() {
+        let end = runs.get(at + 1).map_or(last, |next| next.first.prev());
+        terms.resize(place(end), run.term);
+    }
+    terms
+}
+
+/// Whether a log can be found like this after a crash: what is durable, then some of the writes that were on
+/// their way, and of the next one its term and vote, its truncation, or some of its entries too.
+fn could_be(shadow: &Shadow, found: &[Term], hard_state: HardState) -> bool {
+    let mut terms = shadow.durable.clone();
+    if terms == found && hard_state == shadow.hard_state {
+        return true;
+    }
+    for write in &shadow.writes {
+        let cut = write.truncate_from.map(|from| place(from.prev()));
+        if hard_state == write.hard_state {
+            if terms == found {
+                return true;
+            }
+            let kept = &terms[..cut.unwrap_or(terms.len()).min(terms.len())];
+            let rest = found.strip_prefix(kept);
+            if rest.is_some_and(|rest| write.terms.starts_with(rest)) {
+                return true;
+            }
+        }
+        if let Some(cut) = cut {
+            terms.truncate(cut);
+        }
+        terms.extend(&write.terms);
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests;

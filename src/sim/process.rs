@@ -1,0 +1,613 @@
+//! One life of one node: the shipped consensus and log, and what the threads of a node do with them, one
+//! step at a time.
+//!
+//! ```text
+//!  mail --> handle --> jobs --> begin_sync ...... end_sync --> mail     the raft thread, the log thread
+//!             |  `---> outbox --> transmit                              the transport
+//!             `------> applying --> apply                               the apply thread
+//! ```
+//! When each step comes is the world's to say. What a step does is done at once, but what it leads to waits:
+//! a sync's bytes are on the disk when it begins, and nobody knows before it ends.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::check::Checker;
+use super::clients::{NUMBER_BYTES, Read, Slot};
+use super::disk::SimDisk;
+use super::trace::{Said, Trace, What};
+use super::violation::{Property, Violated};
+use crate::config::Config;
+use crate::driver::{
+    Payloads, Proposals, Reads, Replies, in_parts, new_entries, next_batch, read_to_send,
+    same_write,
+};
+use crate::log::{Log, LogError, LogReader, NewEntry, Recovered, encode_members};
+use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
+use crate::raft::message::Message;
+use crate::raft::{Boot, Raft};
+use crate::state_machine::StateMachine;
+use crate::types::{
+    Bytes, ClusterId, Durable, Entry, EntryKind, HardState, LogId, LogIndex, Member, NodeId,
+    Staged, Term, Time,
+};
+use crate::wal::{Preparer, WalOptions};
+
+/// Where a node's log is on its disk.
+pub(super) const DIR: &str = "/node/wal";
+const CLUSTER: ClusterId = ClusterId(7);
+/// What every log begins with.
+const FIRST: LogId = LogId::new(Term(1), LogIndex(1));
+
+/// What a step may find wrong.
+pub(super) enum Halt {
+    /// The node stops with this error, as it would in life.
+    Failed(String),
+    /// The world ends.
+    Violated(Violated),
+}
+
+impl From<String> for Halt {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
+impl From<Violated> for Halt {
+    fn from(violated: Violated) -> Self {
+        Self::Violated(violated)
+    }
+}
+
+/// Who looks on.
+pub(super) struct Watch {
+    pub(super) checker: Checker,
+    pub(super) trace: Trace,
+}
+
+/// A message with its entries, as it arrives.
+#[derive(Clone)]
+pub(super) struct Incoming {
+    pub(super) from: NodeId,
+    pub(super) message: Message,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// All that came in since the last look.
+#[derive(Default)]
+pub(super) struct Mail {
+    durable: Option<Durable>,
+    pub(super) incoming: Vec<Incoming>,
+    pub(super) proposals: Vec<(Bytes, Slot)>,
+    pub(super) reads: Vec<Read>,
+    /// To whom leadership is to be handed over: to somebody, or whoever is best.
+    pub(super) transfers: Vec<Option<NodeId>>,
+}
+
+impl Mail {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.durable.is_none()
+            && self.incoming.is_empty()
+            && self.proposals.is_empty()
+            && self.reads.is_empty()
+            && self.transfers.is_empty()
+    }
+}
+
+/// Something for the log, in order.
+enum Job {
+    Sync(Staged),
+    Release(NodeId, Message),
+}
+
+/// What the disk has and nobody knows yet.
+struct Syncing {
+    durable: Option<Durable>,
+    promises: Vec<(NodeId, Message)>,
+}
+
+/// An entry that was applied.
+pub(super) struct Applied<R> {
+    pub(super) index: LogIndex,
+    pub(super) number: u64,
+    pub(super) payload: Bytes,
+    pub(super) reply: R,
+}
+
+/// Which steps are on their way.
+#[derive(Default)]
+pub(super) struct Due {
+    pub(super) handle: bool,
+    pub(super) sync: bool,
+    pub(super) transmit: bool,
+    pub(super) apply: bool,
+    /// When a tick is.
+    pub(super) tick: Option<u64>,
+}
+
+pub(super) struct Process<M> {
+    node: usize,
+    id: NodeId,
+    raft: Raft,
+    log: Log,
+    reader: LogReader,
+    pub(super) machine: M,
+    pub(super) mail: Mail,
+    jobs: VecDeque<Job>,
+    syncing: Option<Syncing>,
+    outbox: Vec<(NodeId, Message)>,
+    proposals: Proposals<Slot>,
+    reads: Reads<Read>,
+    committed: LogIndex,
+    applied: LogIndex,
+    replies: Replies<Slot>,
+    ready: Vec<(LogIndex, Read)>,
+    effects: Vec<Effect>,
+    max_append_bytes: usize,
+    pub(super) due: Due,
+}
+
+/// What a process is started with.
+pub(super) struct Birth {
+    pub(super) config: Config,
+    pub(super) node: usize,
+    pub(super) nodes: usize,
+    pub(super) now: Time,
+    pub(super) seed: u64,
+}
+
+/// The members of a cluster of so many.
+fn members(nodes: usize) -> Vec<Member> {
+    let member = |id| Member {
+        id: NodeId(id),
+        addr: String::new(),
+        client_addr: String::new(),
+    };
+    (1..=nodes as u64).map(member).collect()
+}
+
+const fn first_state() -> HardState {
+    HardState {
+        term: FIRST.term,
+        vote: None,
+        commit: FIRST.index,
+    }
+}
+
+fn with_first<T>(nodes: usize, run: impl FnOnce(NewEntry<'_>) -> T) -> T {
+    run(NewEntry {
+        term: FIRST.term,
+        kind: EntryKind::Config,
+        payload: &encode_members(&members(nodes)),
+    })
+}
+
+/// What looks on at a cluster of so many.
+pub(super) fn watch(nodes: usize) -> Watch {
+    Watch {
+        checker: with_first(nodes, |first| Checker::new(nodes, &first, first_state())),
+        trace: Trace::new(),
+    }
+}
+
+/// Writes what every log begins with.
+///
+/// # Errors
+/// The log's.
+pub(super) fn bootstrap(disk: &SimDisk, birth: &Birth) -> Result<(), LogError> {
+    let (log, _) = open_log(disk, birth)?;
+    let staged = with_first(birth.nodes, |first| {
+        log.stage(first_state(), None, &[first])
+    })?;
+    log.wal().sync(staged)?;
+    log.into_wal().close()?;
+    Ok(())
+}
+
+fn open_log(disk: &SimDisk, birth: &Birth) -> Result<(Log, Recovered), LogError> {
+    let options = WalOptions::new(Path::new(DIR))
+        .segment_bytes(birth.config.segment_bytes)
+        .max_entry_bytes(birth.config.max_entry_bytes)
+        .owner(CLUSTER, NodeId(birth.node as u64 + 1))
+        .preparer(Preparer::Inline)
+        .disk(Arc::new(disk.clone()));
+    Log::open(options)
+}
+
+impl<M: StateMachine> Process<M> {
+    /// Opens the log and begins.
+    ///
+    /// # Errors
+    /// The log's.
+    pub(super) fn start(
+        disk: &SimDisk,
+        birth: &Birth,
+        machine: M,
+    ) -> Result<(Self, Recovered), LogError> {
+        let (log, recovered) = open_log(disk, birth)?;
+        let id = NodeId(birth.node as u64 + 1);
+        let boot = Boot {
+            id,
+            voters: (1..=birth.nodes as u64).map(NodeId).collect(),
+            hard_state: recovered.hard_state,
+            first: recovered.first,
+            last: recovered.last,
+            runs: recovered.runs.clone(),
+            written: log.wal().written(),
+            seed: birth.seed,
+        };
+        let raft = Raft::new(&birth.config, boot, birth.now);
+        let process = Self {
+            node: birth.node,
+            id,
+            committed: raft.pointers().committed,
+            raft,
+            reader: log.reader(),
+            log,
+            machine,
+            mail: Mail::default(),
+            jobs: VecDeque::new(),
+            syncing: None,
+            outbox: Vec::new(),
+            proposals: Proposals::new(),
+            reads: Reads::new(),
+            applied: recovered.first.prev(),
+            replies: Replies::new(),
+            ready: Vec::new(),
+            effects: Vec::new(),
+            max_append_bytes: birth.config.max_append_bytes,
+            due: Due::default(),
+        };
+        Ok((process, recovered))
+    }
+
+    pub(super) const fn status(&self) -> Status {
+        self.raft.status()
+    }
+
+    pub(super) fn deadline(&self) -> Time {
+        self.raft.deadline()
+    }
+
+    pub(super) const fn applied(&self) -> LogIndex {
+        self.applied
+    }
+
+    pub(super) fn wants_sync(&self) -> bool {
+        self.syncing.is_none() && !self.jobs.is_empty()
+    }
+
+    pub(super) const fn wants_transmit(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    pub(super) fn wants_apply(&self) -> bool {
+        self.applied < self.committed || !self.ready.is_empty()
+    }
+
+    /// Does with the mail what the raft thread does, and ticks if it is time.
+    ///
+    /// # Errors
+    /// What stops the node, or is violated.
+    pub(super) fn handle(&mut self, now: Time, watch: &mut Watch) -> Result<(), Halt> {
+        let mail = std::mem::take(&mut self.mail);
+        if let Some(durable) = mail.durable {
+            self.step(now, Event::Persisted(durable), &Payloads::None, watch)?;
+        }
+        for Incoming {
+            from,
+            message,
+            entries,
+        } in mail.incoming
+        {
+            let what = What::Arrived(from, Said::of(&message));
+            watch.trace.add(Some(self.id), what);
+            let event = Event::Received { from, message };
+            self.step(now, event, &Payloads::Message(&entries), watch)?;
+        }
+        if !mail.proposals.is_empty() {
+            self.propose(now, mail.proposals, watch)?;
+        }
+        let asked = mail
+            .reads
+            .into_iter()
+            .map(|read| self.reads.ask(read))
+            .last();
+        if let Some(read) = asked {
+            self.step(now, Event::Read { read }, &Payloads::None, watch)?;
+        }
+        for to in mail.transfers {
+            self.step(now, Event::Transfer { to }, &Payloads::None, watch)?;
+        }
+        if now >= self.raft.deadline() {
+            self.step(now, Event::Tick, &Payloads::None, watch)?;
+        }
+        Ok(())
+    }
+
+    fn propose(
+        &mut self,
+        now: Time,
+        proposed: Vec<(Bytes, Slot)>,
+        watch: &mut Watch,
+    ) -> Result<(), Halt> {
+        let (payloads, mut slots): (Vec<Bytes>, Vec<Slot>) = proposed.into_iter().unzip();
+        for slot in &slots {
+            watch
+                .trace
+                .add(Some(self.id), What::Proposed(slot.number()));
+        }
+        let event = Event::Propose {
+            count: payloads.len() as u64,
+        };
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.step(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            match effect {
+                Effect::Persist(persist) => {
+                    let taken = persist
+                        .entries
+                        .filter(|new| new.source == Source::Proposals);
+                    self.persist(&persist, &Payloads::Proposals(&payloads), watch)?;
+                    if let Some(new) = taken {
+                        self.proposals.keep(&new, std::mem::take(&mut slots));
+                    }
+                }
+                Effect::Refused(refusal) => {
+                    for slot in slots.drain(..) {
+                        slot.refused(whom_to_ask(refusal));
+                    }
+                }
+                other => self.carry_out(other, &Payloads::None, watch)?,
+            }
+        }
+        self.effects = effects;
+        self.stepped(watch)
+    }
+
+    fn step(
+        &mut self,
+        now: Time,
+        event: Event,
+        payloads: &Payloads<'_>,
+        watch: &mut Watch,
+    ) -> Result<(), Halt> {
+        let mut effects = std::mem::take(&mut self.effects);
+        self.raft.step(now, event, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect, payloads, watch)?;
+        }
+        self.effects = effects;
+        self.stepped(watch)
+    }
+
+    fn stepped(&self, watch: &mut Watch) -> Result<(), Halt> {
+        #[cfg(not(debug_assertions))]
+        self.raft.check();
+        let (status, pointers) = (self.raft.status(), self.raft.pointers());
+        Ok(watch.checker.stepped(self.node, status, pointers)?)
+    }
+
+    fn carry_out(
+        &mut self,
+        effect: Effect,
+        payloads: &Payloads<'_>,
+        watch: &mut Watch,
+    ) -> Result<(), Halt> {
+        match effect {
+            Effect::Persist(persist) => self.persist(&persist, payloads, watch)?,
+            Effect::Send {
+                to,
+                message,
+                release: Release::Now,
+            } => self.send(to, message, watch)?,
+            Effect::Send {
+                to,
+                message,
+                release: Release::After(_),
+            } => self.jobs.push_back(Job::Release(to, message)),
+            Effect::Commit { upto } => {
+                watch.trace.add(Some(self.id), What::Committed(upto));
+                let status = self.raft.status();
+                watch.checker.committed(self.node, upto, status)?;
+                self.committed = upto.index;
+                self.replies.extend(self.proposals.committed(upto.index));
+            }
+            // Who proposed is told by `propose`; nobody waits for a handover.
+            Effect::Refused(_) | Effect::TransferAbandoned => {}
+            Effect::ReadReady { upto, index } => {
+                let ready = self.reads.ready(upto);
+                self.ready.extend(ready.map(|read| (index, read)));
+            }
+            Effect::ReadFailed { .. } => drop(self.reads.fail().collect::<Vec<_>>()),
+            Effect::Status(status) => {
+                watch.trace.add(Some(self.id), What::became(status));
+                if status.role != RoleName::Leader {
+                    drop(self.proposals.abandon().collect::<Vec<_>>());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn persist(
+        &mut self,
+        persist: &Persist,
+        payloads: &Payloads<'_>,
+        watch: &mut Watch,
+    ) -> Result<(), Halt> {
+        let entries = new_entries(persist, payloads)?;
+        let (hard_state, from) = (persist.hard_state, persist.truncate_from);
+        let staged = self.log.stage(hard_state, from, &entries);
+        let staged = staged.map_err(|error| error.to_string())?;
+        same_write(persist, staged)?;
+        self.jobs.push_back(Job::Sync(staged));
+        if let Some(from) = from {
+            watch.trace.add(Some(self.id), What::Truncated(from));
+        }
+        let last = LogId::new(self.raft.pointers().last.term, staged.last());
+        let what = What::Wrote(persist.seq, last);
+        watch.trace.add(Some(self.id), what);
+        watch.checker.wrote(self.node, persist, &entries)?;
+        Ok(())
+    }
+
+    fn send(&mut self, to: NodeId, message: Message, watch: &mut Watch) -> Result<(), Halt> {
+        watch.checker.leaving(self.node, to, &message)?;
+        self.outbox.push((to, message));
+        Ok(())
+    }
+
+    /// Does what the log thread does with all that queued: one sync for all of it.
+    ///
+    /// # Errors
+    /// The log's; it has latched.
+    pub(super) fn begin_sync(&mut self) -> Result<(), String> {
+        let (mut newest, mut promises) = (None, Vec::new());
+        for job in self.jobs.drain(..) {
+            match job {
+                Job::Sync(staged) => newest = Some(staged),
+                Job::Release(to, message) => promises.push((to, message)),
+            }
+        }
+        let durable = newest.map(|staged| self.log.wal().sync(staged)).transpose();
+        let durable = durable.map_err(|error| error.to_string())?;
+        self.syncing = Some(Syncing { durable, promises });
+        Ok(())
+    }
+
+    /// The sync has come to its end: what waited for it leaves, and the raft thread hears of it.
+    ///
+    /// # Errors
+    /// What is violated.
+    pub(super) fn end_sync(&mut self, watch: &mut Watch) -> Result<(), Halt> {
+        let Some(Syncing { durable, promises }) = self.syncing.take() else {
+            return Ok(());
+        };
+        if let Some(durable) = durable {
+            watch.trace.add(Some(self.id), What::Durable(durable.seq()));
+            watch.checker.durable(self.node, durable.seq());
+            self.mail.durable = self.mail.durable.max(Some(durable));
+        }
+        for (to, message) in promises {
+            self.send(to, message, watch)?;
+        }
+        Ok(())
+    }
+
+    /// Does what the log's helper does when the log is idle: writes the fence that covers its newest batch.
+    pub(super) fn rest(&self) {
+        if self.syncing.is_none() && self.jobs.is_empty() {
+            self.log.wal().rest();
+        }
+    }
+
+    /// Gives `emit` all that is to be sent, with its entries as the log has them now.
+    pub(super) fn transmit(&mut self, mut emit: impl FnMut(NodeId, Message, Vec<Entry>)) {
+        let (reader, most) = (&self.reader, self.max_append_bytes);
+        for (to, message) in self.outbox.drain(..) {
+            let read = |range| read_to_send(reader, range, most);
+            in_parts(message, read, |message, entries| emit(to, message, entries));
+        }
+    }
+
+    /// Applies some of what is committed, as the apply thread does, and answers who waits for it.
+    ///
+    /// # Errors
+    /// What stops the node, or is violated.
+    pub(super) fn apply(
+        &mut self,
+        limits: (usize, usize),
+        watch: &mut Watch,
+    ) -> Result<Vec<Applied<M::Reply>>, Halt> {
+        let mut applied = Vec::new();
+        if self.applied < self.committed {
+            let batch = next_batch(&self.reader, self.applied, self.committed, limits)?;
+            for entry in &batch {
+                watch.checker.applied(self.node, entry)?;
+            }
+            for run in batch.chunk_by(|a, b| a.kind == b.kind) {
+                if run[0].kind == EntryKind::Normal {
+                    self.apply_normal(run, &mut applied)?;
+                }
+            }
+            if let Some(last) = batch.last().map(|entry| entry.id) {
+                drop(self.replies.take(last));
+                self.applied = last.index;
+                watch.trace.add(Some(self.id), What::Applied(last.index));
+            }
+        }
+        let upto = self.applied;
+        for (_, read) in self.ready.extract_if(.., |(index, _)| *index <= upto) {
+            read.saw(upto);
+        }
+        Ok(applied)
+    }
+
+    fn apply_normal(
+        &mut self,
+        entries: &[Entry],
+        applied: &mut Vec<Applied<M::Reply>>,
+    ) -> Result<(), Halt> {
+        let stripped: Vec<Entry> = entries.iter().filter_map(without_number).collect();
+        let replies = self.machine.apply(&stripped);
+        if replies.len() != entries.len() || stripped.len() != entries.len() {
+            let (replies, entries) = (replies.len(), entries.len());
+            return Err(Property::Workload
+                .violated(format!(
+                    "the state machine gave {replies} replies to {entries} entries"
+                ))
+                .into());
+        }
+        for ((entry, stripped), reply) in entries.iter().zip(stripped).zip(replies) {
+            applied.push(Applied {
+                index: entry.id.index,
+                number: number_of(&entry.payload).unwrap_or(u64::MAX),
+                payload: stripped.payload,
+                reply,
+            });
+            if let Some(slot) = self.replies.take(entry.id) {
+                slot.applied(entry.id.index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends with an error: what queued was not taken, and nobody knows what becomes of the rest.
+    pub(super) fn refuse_mail(&mut self) {
+        for (_, slot) in self.mail.proposals.drain(..) {
+            slot.refused(None);
+        }
+    }
+
+    /// Ends in order.
+    pub(super) fn close(mut self) {
+        self.refuse_mail();
+        // A disk that fails now fails a node that is going anyway.
+        let _ = self.log.into_wal().close();
+    }
+}
+
+/// Whom a client that was refused asks next.
+const fn whom_to_ask(refusal: Refusal) -> Option<NodeId> {
+    match refusal {
+        Refusal::NotLeader { leader } => leader,
+        Refusal::Transferring { to } => Some(to),
+        Refusal::NoSuccessor => None,
+    }
+}
+
+fn number_of(payload: &[u8]) -> Option<u64> {
+    let number = payload.first_chunk::<NUMBER_BYTES>()?;
+    Some(u64::from_le_bytes(*number))
+}
+
+fn without_number(entry: &Entry) -> Option<Entry> {
+    let rest = entry.payload.len().checked_sub(NUMBER_BYTES)?;
+    Some(Entry {
+        id: entry.id,
+        kind: entry.kind,
+        payload: entry.payload.slice(NUMBER_BYTES, rest),
+    })
+}

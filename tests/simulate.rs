@@ -1,0 +1,210 @@
+//! Clusters in the simulated world, and the world itself: what it finds, and that it repeats itself.
+//!
+//! `CATAMARAN_SEED=n cargo test --test simulate` runs one cluster and shows what it violates.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use catamaran::sim::{
+    Chain, Chains, Faults, Outcome, Property, Rng, Scenario, Workload, run, shrink,
+};
+use catamaran::{Entry, StateMachine};
+
+const SEEDS: u64 = 400;
+const STEPS: u64 = 4_000;
+
+fn simulate(seed: u64, steps: u64) -> Outcome {
+    run(&Scenario::drawn(seed, steps), seed, Chains).unwrap()
+}
+
+fn one_seed() -> Option<u64> {
+    let seed = std::env::var("CATAMARAN_SEED").ok()?;
+    Some(seed.parse().unwrap())
+}
+
+#[test]
+fn clusters_keep_every_promise_whatever_fails() {
+    let seeds = one_seed().map_or(0..SEEDS, |seed| seed..seed + 1);
+    let (mut elections, mut faults, mut unknown, mut refused, mut reads) = (0, 0, 0, 0, 0);
+    for seed in seeds {
+        let outcome = simulate(seed, STEPS);
+        if let Some(violation) = &outcome.violation {
+            let trace = violation.trace.join("\n");
+            panic!("{trace}\nCATAMARAN_SEED={seed}: {violation}");
+        }
+        assert!(
+            outcome.tally.acknowledged > 0,
+            "seed {seed} got nothing done"
+        );
+        elections += outcome.elections;
+        faults += outcome.faults.len() as u64;
+        unknown += outcome.tally.unknown;
+        refused += outcome.tally.refused;
+        reads += outcome.tally.reads;
+    }
+    if one_seed().is_none() {
+        // A world where little fails proves little.
+        assert!(elections > 3 * SEEDS, "{elections} elections");
+        assert!(faults > 10 * SEEDS, "{faults} faults");
+        assert!(unknown > SEEDS && refused > SEEDS && reads > 10 * SEEDS);
+    }
+}
+
+#[test]
+fn a_seed_gives_the_same_run_always_and_another_seed_another() {
+    let seeds = 1_000..1_020;
+    let first: Vec<_> = seeds.clone().map(|seed| simulate(seed, STEPS)).collect();
+    let mut again: Vec<_> = seeds.rev().map(|seed| simulate(seed, STEPS)).collect();
+    again.reverse();
+    assert_eq!(first, again);
+    let mut hashes: Vec<_> = first.iter().map(|outcome| outcome.trace_hash).collect();
+    hashes.sort_unstable();
+    hashes.dedup();
+    assert_eq!(hashes.len(), first.len());
+}
+
+#[test]
+fn a_cluster_that_nothing_disturbs_elects_once_and_answers_everything() {
+    let mut scenario = Scenario::new(3_000);
+    scenario.faults = Faults::none();
+    for seed in 0..10 {
+        let outcome = run(&scenario, seed, Chains).unwrap();
+        assert_eq!(outcome.violation, None);
+        assert_eq!((outcome.elections, outcome.tally.unknown), (1, 0));
+        assert!(outcome.tally.acknowledged > 50);
+    }
+}
+
+/// Counts calls where it should count entries.
+struct Calls {
+    count: u64,
+}
+
+impl StateMachine for Calls {
+    type Reply = u64;
+
+    fn apply(&mut self, entries: &[Entry]) -> Vec<u64> {
+        self.count += 1;
+        vec![self.count; entries.len()]
+    }
+}
+
+struct CountsCalls;
+
+impl Workload for CountsCalls {
+    type Machine = Calls;
+
+    fn machine(&self) -> Calls {
+        Calls { count: 0 }
+    }
+
+    fn proposal(&mut self, _: &mut Rng) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_state_machine_whose_replies_differ_is_found_and_its_failure_made_small() {
+    let scenario = Scenario::new(2_000);
+    let shrunk = shrink(&scenario, 1, || CountsCalls).unwrap().unwrap();
+    let outcome = run(&scenario, 1, CountsCalls).unwrap();
+    let violation = outcome.violation.unwrap();
+    assert_eq!(violation.property, Property::SameReplies);
+    let small = shrunk.outcome.violation.unwrap();
+    assert_eq!(small.property, Property::SameReplies);
+    assert!(shrunk.outcome.faults.is_empty(), "it takes no fault at all");
+    assert!(!small.trace.is_empty());
+    let again = run(&shrunk.scenario, 1, CountsCalls).unwrap();
+    assert_eq!(
+        again.violation.unwrap(),
+        small,
+        "what is found can be had again"
+    );
+}
+
+/// Does not believe what it is told.
+struct Doubts {
+    replies: bool,
+}
+
+impl Workload for Doubts {
+    type Machine = Chain;
+
+    fn machine(&self) -> Chain {
+        Chain::default()
+    }
+
+    fn proposal(&mut self, rng: &mut Rng) -> Vec<u8> {
+        vec![b'x'; usize::try_from(rng.below(9)).unwrap()]
+    }
+
+    fn acknowledged(&mut self, proposal: &[u8], reply: &(u64, u64)) -> Result<(), String> {
+        assert!(proposal.iter().all(|byte| *byte == b'x'));
+        if self.replies && reply.0 > 20 {
+            return Err(format!("reply {}", reply.0));
+        }
+        Ok(())
+    }
+
+    fn inspect(&mut self, _: &Chain) -> Result<(), String> {
+        if self.replies {
+            return Ok(());
+        }
+        Err("as it is".to_owned())
+    }
+}
+
+#[test]
+fn what_the_embedder_finds_wrong_ends_the_run() {
+    for (replies, what) in [(true, "reply "), (false, ": as it is")] {
+        let outcome = run(&Scenario::new(2_000), 3, Doubts { replies }).unwrap();
+        let violation = outcome.violation.unwrap();
+        assert_eq!(violation.property, Property::Workload);
+        assert!(violation.what.contains(what), "{}", violation.what);
+        assert!(violation.step < 2_000);
+    }
+}
+
+struct Panics;
+
+impl StateMachine for Panics {
+    type Reply = ();
+
+    fn apply(&mut self, _: &[Entry]) -> Vec<()> {
+        panic!("on purpose")
+    }
+}
+
+impl Workload for Panics {
+    type Machine = Self;
+
+    fn machine(&self) -> Self {
+        Self
+    }
+
+    fn proposal(&mut self, _: &mut Rng) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+#[test]
+fn a_panic_is_told_with_the_steps_before_it() {
+    let outcome = run(&Scenario::new(2_000), 3, Panics).unwrap();
+    let violation = outcome.violation.unwrap();
+    assert_eq!(violation.property, Property::Panic);
+    assert_eq!(violation.what, "on purpose");
+    assert!(!violation.trace.is_empty());
+}
+
+#[test]
+fn a_scenario_out_of_its_bounds_is_refused() {
+    let mut scenario = Scenario::new(10);
+    scenario.nodes = 0;
+    assert_eq!(run(&scenario, 1, Chains).unwrap_err().option, "nodes");
+    let mut scenario = Scenario::new(10);
+    scenario.options.segment_bytes = 1;
+    assert!(run(&scenario, 1, Chains).is_err());
+}
