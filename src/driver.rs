@@ -5,16 +5,33 @@
 
 use std::collections::VecDeque;
 
-use crate::log::{LogReader, NewEntry};
+use crate::log::{LogReader, NewEntry, decode_membership};
 use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
-use crate::types::{Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Staged, TermRun};
+use crate::types::{
+    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Membership, Staged, TermRun,
+};
 
 /// Bytes of the entries in a step's event, which consensus does not see.
 pub(crate) enum Payloads<'a> {
     None,
     Proposals(&'a [Bytes]),
     Message(&'a [Entry]),
+    /// A configuration of this node's own, encoded.
+    Config(&'a [u8]),
+}
+
+/// A configuration and the index of its entry.
+pub(crate) type Placed = (LogIndex, Membership);
+
+/// The configurations among the entries of a message; none if one cannot be decoded.
+pub(crate) fn configs_in(entries: &[Entry]) -> Option<Vec<Placed>> {
+    let configs = entries
+        .iter()
+        .filter(|entry| entry.kind == EntryKind::Config);
+    configs
+        .map(|entry| Some((entry.id.index, decode_membership(&entry.payload).ok()?)))
+        .collect()
 }
 
 /// The entries that a write appends, with the bytes that belong to them.
@@ -37,6 +54,7 @@ pub(crate) fn new_entries<'a>(
     };
     let entries: Vec<NewEntry<'a>> = match (new.source, payloads) {
         (Source::Empty(kind), _) => vec![entry(kind, &[])],
+        (Source::Config, Payloads::Config(config)) => vec![entry(EntryKind::Config, config)],
         (Source::Proposals, Payloads::Proposals(payloads)) => payloads
             .iter()
             .map(|payload| entry(EntryKind::Normal, payload))

@@ -64,7 +64,10 @@ pub use config::Options;
 pub use node::{Error, Node, NodeStatus, Proposal, StartError};
 pub use raft::event::RoleName;
 pub use state_machine::StateMachine;
-pub use types::{Bytes, ClusterId, Entry, EntryKind, LogId, LogIndex, Member, NodeId, Term};
+pub use types::{
+    Bytes, Change, ClusterId, Entry, EntryKind, LogId, LogIndex, Member, MemberRole, Membership,
+    NodeId, Roster, Term,
+};
 pub use wal::WalOptions;
 
 /// Compiles and runs the examples of the README.

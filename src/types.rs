@@ -6,6 +6,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod membership;
+
+pub use membership::{Change, MemberRole, Membership, Roster};
+
 /// Names one member of a cluster, for as long as the cluster lives.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct NodeId(pub u64);

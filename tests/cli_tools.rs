@@ -21,10 +21,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::SystemTime;
 
-use catamaran::log::{Log, NewEntry, encode_members};
+use catamaran::log::{Log, NewEntry, encode_membership};
 use catamaran::types::{HardState, LogIndex};
 use catamaran::wal::WalOptions;
-use catamaran::{ClusterId, EntryKind, Member, NodeId, Term};
+use catamaran::{ClusterId, EntryKind, Member, Membership, NodeId, Term};
 use client::{Answer, Connection};
 use cluster::Cluster;
 use json::Json;
@@ -58,7 +58,10 @@ fn entry(index: u64) -> (Term, EntryKind, Vec<u8>) {
         client_addr: "10.0.0.7:8000".to_owned(),
     };
     match index {
-        1 => (Term(1), EntryKind::Config, encode_members(&[member])),
+        1 => {
+            let members = Membership::of_voters([member]);
+            (Term(1), EntryKind::Config, encode_membership(&members))
+        }
         2 => (Term(2), EntryKind::Noop, Vec::new()),
         3 => (
             Term(2),

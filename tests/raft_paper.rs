@@ -15,6 +15,8 @@ mod support;
 mod clients;
 #[path = "raft_paper/elections.rs"]
 mod elections;
+#[path = "raft_paper/members.rs"]
+mod members;
 #[path = "raft_paper/pipeline.rs"]
 mod pipeline;
 #[path = "raft_paper/quorum.rs"]
@@ -40,8 +42,8 @@ use catamaran::raft::event::{
 };
 use catamaran::raft::message::{AppendOutcome, Body, Message};
 use catamaran::types::{
-    Durable, EntryKind, EntryRange, HardState, LogId, LogIndex, NodeId, Term, TermRun, Time,
-    WriteSeq,
+    Durable, EntryKind, EntryRange, HardState, LogId, LogIndex, MemberRole, NodeId, Roster, Term,
+    TermRun, Time, WriteSeq,
 };
 use support::{Disk, Net, boot, config, disk};
 
@@ -64,6 +66,7 @@ fn received(from: NodeId, term: u64, body: Body) -> Event {
     Event::Received {
         from,
         message: message(term, body),
+        configs: Vec::new(),
     }
 }
 

@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 
 use catamaran::raft::event::{Event, ReadId, RoleName};
 use catamaran::raft::message::{AppendOutcome, Body, Message};
-use catamaran::types::{EntryRange, LogId, LogIndex, NodeId, Term, TermRun};
+use catamaran::types::{EntryRange, LogId, LogIndex, MemberRole, NodeId, Roster, Term, TermRun};
 use support::{Disk, Net};
 
 const RUNS: u64 = 400;
@@ -187,6 +187,23 @@ fn act(net: &mut Net, history: &mut History, random: &mut Random) {
             }
         }
         95..97 => net.cut.clear(),
+        97 if !net.joined.is_empty() && random.below(2) == 0 => {
+            let role = |random: &mut Random| match random.below(8) {
+                0..4 => Some(MemberRole::Voter),
+                4 => Some(MemberRole::Learner),
+                5 => Some(MemberRole::Joiner),
+                _ => None,
+            };
+            let mut to = Roster::default();
+            for &id in &ids {
+                if let Some(role) = role(random) {
+                    to = to.with(id, role);
+                }
+            }
+            // Mostly to who may take it.
+            let leader = net.leaders().last().map_or(id, |leader| NodeId(*leader));
+            net.change(leader.0, &to);
+        }
         97 if random.below(2) == 0 => {
             let to = ids[random.below(ids.len())];
             let to = Some(to).filter(|to| *to != id);
@@ -209,7 +226,7 @@ fn recover(net: &mut Net) {
     for id in net.members.keys().copied().collect::<Vec<_>>() {
         net.sync(id, usize::MAX);
     }
-    for _ in 0..200 {
+    for _ in 0..600 {
         net.settle();
         let next = net
             .members
@@ -225,9 +242,16 @@ fn recover(net: &mut Net) {
         .values()
         .find(|member| member.status().role == RoleName::Leader);
     let leader = leader.expect("no leader although nothing fails any more");
+    let roster = leader.raft.roster();
+    assert!(!roster.is_joint(), "a joint configuration was not left");
     let last = LogIndex(leader.written.terms.len() as u64);
     assert_eq!(leader.committed, last, "the leader does not commit");
-    for member in net.members.values() {
+    for (id, member) in &net.members {
+        match roster.role(*id) {
+            None => continue,
+            Some(MemberRole::Joiner) => panic!("node {id} did not become a voter"),
+            Some(MemberRole::Voter | MemberRole::Learner) => {}
+        }
         assert_eq!(
             member.written.terms.len() as u64,
             last.0,
@@ -245,6 +269,12 @@ fn run(seed: u64) -> LogIndex {
     let size = [1, 2, 3, 3, 3, 5][random.below(6)];
     let mut net = Net::new(&vec![Disk::default(); size], seed);
     net.fast_disk = false;
+    if random.below(2) == 0 {
+        // Others come, and members change.
+        for id in size as u64 + 1..=5 {
+            net.join(id);
+        }
+    }
     let mut history = History::default();
     for _ in 0..STEPS {
         act(&mut net, &mut history, &mut random);
@@ -318,6 +348,7 @@ fn no_message_makes_the_core_panic() {
                     Event::Received {
                         from,
                         message: message.clone(),
+                        configs: Vec::new(),
                     },
                 );
                 net.step(to, Event::Tick);

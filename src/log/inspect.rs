@@ -54,7 +54,8 @@ impl Inspection {
     /// [`LogError::HardState`] if they cannot be decoded.
     pub fn hard_state(&self) -> Result<Option<HardState>, LogError> {
         let decoded = self.wal.state().map(hard_state::decode).transpose();
-        decoded.map_err(LogError::HardState)
+        let decoded = decoded.map_err(LogError::HardState)?;
+        Ok(decoded.map(|(state, _)| state))
     }
 
     /// The entries from `first` to `last`, both included, as far as there are any. Stops after the first

@@ -1,22 +1,29 @@
 //! The Raft log on the write-ahead log: terms as marks, entry kinds as tags, term, vote and commit as the
 //! state that rides along.
 
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
 use crate::types::{EntryKind, HardState, Identity, LogId, LogIndex, Staged, Term, TermRun};
 use crate::wal::{self, Batch, Record, Wal, WalError, WalOptions};
 
+mod configs;
 mod hard_state;
 mod inspect;
 mod members;
 mod reader;
 
+use configs::ConfigIndices;
 pub use inspect::{Inspection, open_read_only, verify};
-pub use members::{decode_members, encode_members};
+pub use members::{decode_membership, encode_membership};
 pub use reader::{Entries, LogError, LogReader};
 
 /// A Raft log that is open for writing. Cheap to clone; all clones are one log.
 #[derive(Clone)]
 pub struct Log {
     wal: Wal,
+    configs: Arc<Mutex<ConfigIndices>>,
 }
 
 /// What was found when a log was opened. All of it is durable.
@@ -32,6 +39,8 @@ pub struct Recovered {
     pub last: LogId,
     /// The terms of all entries.
     pub runs: Vec<TermRun>,
+    /// Where the configurations are, ascending: the last that is known to be committed, and all behind it.
+    pub configs: Vec<LogIndex>,
     /// A write that a crash had cut short, and that was cut off.
     pub torn: Option<wal::Torn>,
 }
@@ -54,18 +63,30 @@ impl Log {
     /// Those of [`WalOptions::open`], and [`LogError::HardState`] if term and vote cannot be read.
     pub fn open(options: WalOptions) -> Result<(Self, Recovered), LogError> {
         let (wal, recovery) = options.open()?;
-        let hard_state = match &recovery.state {
+        let (hard_state, mut configs) = match &recovery.state {
             Some(bytes) => hard_state::decode(bytes).map_err(LogError::HardState)?,
-            None => HardState::default(),
+            None => Default::default(),
         };
-        let log = Self { wal };
-        let reader = log.reader();
+        let reader = LogReader::new(wal.reader());
+        // What is named may have been truncated, or lost in a crash with the write that named it.
+        configs.retain(|index| (reader.first()..=reader.last()).contains(index));
+        let mut found = Vec::new();
+        for index in configs {
+            if reader.get(index)?.kind == EntryKind::Config {
+                found.push(index);
+            }
+        }
+        let log = Self {
+            wal,
+            configs: Arc::new(Mutex::new(ConfigIndices::new(found.clone()))),
+        };
         let recovered = Recovered {
             identity: recovery.identity,
             hard_state,
             first: recovery.first,
             last: reader.last_id()?,
             runs: reader.runs(),
+            configs: found,
             torn: recovery.torn,
         };
         Ok((log, recovered))
@@ -90,11 +111,17 @@ impl Log {
                 payload: entry.payload,
             })
             .collect();
-        self.wal.write(&Batch {
-            state: Some(&hard_state::encode(hard_state)),
+        let mut configs = self.configs.lock();
+        let mut next = configs.clone();
+        let last = self.reader().last();
+        let named = next.write(last, hard_state.commit, truncate_from, entries);
+        let staged = self.wal.write(&Batch {
+            state: Some(&hard_state::encode(hard_state, &named)),
             truncate_from,
             records: &records,
-        })
+        })?;
+        *configs = next;
+        Ok(staged)
     }
 
     /// The write-ahead log underneath, for syncing and closing.

@@ -6,12 +6,14 @@ use std::sync::Arc;
 
 use crate::config::{Config, Options};
 use crate::error::{Fault, OptionError};
-use crate::log::{Log, LogError, NewEntry, Recovered, decode_members, encode_members};
+use crate::log::{Log, LogError, NewEntry, Recovered, decode_membership, encode_membership};
 use crate::node::Node;
-use crate::runtime::{Parts, Runtime};
+use crate::runtime::{Parts, Placed, Runtime};
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, TransportError};
-use crate::types::{ClusterId, EntryKind, HardState, LogId, LogIndex, Member, NodeId, Term};
+use crate::types::{
+    ClusterId, EntryKind, HardState, LogId, LogIndex, Member, Membership, NodeId, Roster, Term,
+};
 use crate::vfs::{Disk, StdDisk};
 use crate::wal::{WalError, WalOptions};
 
@@ -23,6 +25,7 @@ pub struct Builder {
     id: NodeId,
     dir: PathBuf,
     members: Option<Vec<Member>>,
+    contacts: Option<Vec<Member>>,
     cluster: Option<ClusterId>,
     options: Options,
     connect: Option<Box<dyn Connect>>,
@@ -35,6 +38,7 @@ impl Builder {
             id,
             dir,
             members: None,
+            contacts: None,
             cluster: None,
             options: Options::default(),
             connect: None,
@@ -42,16 +46,27 @@ impl Builder {
         }
     }
 
-    /// The members of the cluster, this node among them. Written to the log when the directory is new;
+    /// The first members of the cluster, this node among them. Written to the log when the directory is new;
     /// later the log is the truth, and this only proves that the directory is of the same cluster. Start
-    /// every member with the same list every time. Without it, this is a cluster of one.
+    /// every one of them with the same list every time. Without it, this is a cluster of one.
     #[must_use]
     pub fn bootstrap(mut self, members: impl Into<Vec<Member>>) -> Self {
         self.members = Some(members.into());
         self
     }
 
-    /// Names the cluster. By default the name is derived from the ids and addresses of the members.
+    /// This node is not one of the first members: it waits until a leader sends it the log, which a change
+    /// of members on that side begins (thesis, section 4.2.1; see
+    /// [`Node::add_voter`](crate::Node::add_voter)). `contacts` are members of the cluster. Unless they are
+    /// exactly its first ones, name the cluster too: [`Node::identity`](crate::Node::identity) of any member
+    /// tells. Takes the place of [`Builder::bootstrap`]; start the node so every time.
+    #[must_use]
+    pub fn join(mut self, contacts: impl Into<Vec<Member>>) -> Self {
+        self.contacts = Some(contacts.into());
+        self
+    }
+
+    /// Names the cluster. By default the name is derived from the ids and addresses of its first members.
     #[must_use]
     pub const fn cluster(mut self, cluster: ClusterId) -> Self {
         self.cluster = Some(cluster);
@@ -89,19 +104,25 @@ impl Builder {
     pub fn start<M: StateMachine>(self, machine: M) -> Result<Node<M>, StartError> {
         let config = Config::try_from(self.options.clone())?;
         let members = self.sorted_members()?;
-        let (log, mut recovered) = self.open(&config, members.as_deref())?;
+        let mut contacts = self.contacts.clone().unwrap_or_default();
+        contacts.sort_by_key(|contact| contact.id);
+        let first = self.contacts.as_ref().map(|_| contacts.as_slice());
+        let (log, mut recovered) = self.open(&config, members.as_deref(), first)?;
         if let Some(torn) = &recovered.torn {
             crate::trace::warn!(?torn, "a write that a crash cut short was cut off");
         }
-        if recovered.last == LogId::ORIGIN {
+        if recovered.last == LogId::ORIGIN && self.contacts.is_none() {
             let members = members.unwrap_or_else(|| self.sole_member());
             bootstrap(&log, &mut recovered, &members)?;
         }
-        let members = read_members(&log)?;
-        if !members.iter().any(|member| member.id == self.id) {
-            return Err(StartError::NotAMember(self.id));
+        let configs = read_configs(&log, &recovered)?;
+        if configs.is_empty() && self.contacts.is_none() {
+            return Err(StartError::NoMembers);
         }
-        if members.len() > 1 && self.connect.is_none() {
+        let alone = configs
+            .last()
+            .is_some_and(|(_, membership)| *membership.roster() == Roster::of_voters([self.id]));
+        if !alone && self.connect.is_none() {
             return Err(StartError::NoTransport);
         }
         let entropy = || {
@@ -114,22 +135,19 @@ impl Builder {
         let runtime = Runtime::start(Parts {
             config,
             identity,
-            members: members.clone(),
+            configs,
+            contacts,
             log,
             recovered,
             seed,
             connect: self.connect,
             machine,
         })?;
-        if members.len() == 1 {
+        if alone {
             // Nobody else can lead, and nothing but the disk is waited for.
             let _ = runtime.progress().wait_leader(None);
         }
-        Ok(Node {
-            runtime,
-            identity,
-            members,
-        })
+        Ok(Node { runtime, identity })
     }
 
     /// The members to bootstrap with, in the order of their ids.
@@ -159,11 +177,13 @@ impl Builder {
         &self,
         config: &Config,
         members: Option<&[Member]>,
+        contacts: Option<&[Member]>,
     ) -> Result<(Log, Recovered), StartError> {
-        let alone = || derive_cluster(&self.sole_member());
-        let cluster = self
-            .cluster
-            .unwrap_or_else(|| members.map_or_else(alone, derive_cluster));
+        let cluster = self.cluster.unwrap_or_else(|| match (members, contacts) {
+            (Some(members), _) => derive_cluster(members),
+            (None, Some(contacts)) => derive_cluster(contacts),
+            (None, None) => derive_cluster(&self.sole_member()),
+        });
         let options = WalOptions::new(self.dir.join("wal"))
             .segment_bytes(config.segment_bytes)
             .max_entry_bytes(config.max_entry_bytes)
@@ -180,7 +200,7 @@ fn bootstrap(log: &Log, recovered: &mut Recovered, members: &[Member]) -> Result
         vote: None,
         commit: BOOTSTRAP.index,
     };
-    let payload = encode_members(members);
+    let payload = encode_membership(&Membership::of_voters(members.to_vec()));
     let entry = NewEntry {
         term: BOOTSTRAP.term,
         kind: EntryKind::Config,
@@ -191,21 +211,24 @@ fn bootstrap(log: &Log, recovered: &mut Recovered, members: &[Member]) -> Result
     recovered.hard_state = hard_state;
     recovered.last = BOOTSTRAP;
     recovered.runs = log.reader().runs();
+    recovered.configs = vec![BOOTSTRAP.index];
     Ok(())
 }
 
-/// The members as the log has them.
-fn read_members(log: &Log) -> Result<Vec<Member>, StartError> {
-    let entry = log.reader().get(BOOTSTRAP.index)?;
-    if entry.kind != EntryKind::Config {
-        return Err(StartError::NoMembers);
-    }
-    decode_members(&entry.payload).map_err(|_| StartError::NoMembers)
+/// The configurations that the log names.
+fn read_configs(log: &Log, recovered: &Recovered) -> Result<Vec<Placed>, StartError> {
+    let reader = log.reader();
+    let read = |&index: &LogIndex| {
+        let entry = reader.get(index)?;
+        let decoded = decode_membership(&entry.payload);
+        Ok((index, decoded.map_err(|_| StartError::NoMembers)?))
+    };
+    recovered.configs.iter().map(read).collect()
 }
 
 /// The same members give the same cluster (FNV-1a over their encoding).
 fn derive_cluster(members: &[Member]) -> ClusterId {
-    let hash = encode_members(members)
+    let hash = encode_membership(&Membership::of_voters(members.to_vec()))
         .iter()
         .fold(0xcbf2_9ce4_8422_2325_u64, |hash, &byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -231,7 +254,8 @@ pub enum StartError {
     DuplicateMember,
     /// There are other members, and no transport to reach them.
     NoTransport,
-    /// The first entry of the log is not the list of members: the directory holds another kind of log.
+    /// The log says of no members, or in words that this version does not know: the directory holds another
+    /// kind of log, or that of a node which is to [join](Builder::join).
     NoMembers,
 }
 
@@ -248,7 +272,8 @@ impl fmt::Display for StartError {
                 f.write_str("the cluster has other members, and the node was given no transport")
             }
             Self::NoMembers => f.write_str(
-                "the log does not begin with the members of a cluster: this is another kind of log",
+                "the log does not say who the members of the cluster are: this is another kind of log, \
+                 or that of a node that has yet to join",
             ),
         }
     }

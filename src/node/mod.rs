@@ -7,7 +7,9 @@ use crate::log::LogReader;
 use crate::raft::event::RoleName;
 use crate::runtime::Runtime;
 use crate::state_machine::StateMachine;
-use crate::types::{Bytes, Identity, LogIndex, Member, NodeId, Term};
+use crate::types::{
+    Bytes, Change, Identity, LogIndex, Member, MemberRole, Membership, NodeId, Term,
+};
 use crate::wal::WalError;
 
 mod builder;
@@ -24,7 +26,6 @@ pub use committed::{Committed, CommittedFrom};
 pub struct Node<M: StateMachine> {
     runtime: Runtime<M>,
     identity: Identity,
-    members: Vec<Member>,
 }
 
 /// Where a node is, at one moment.
@@ -47,8 +48,9 @@ pub struct NodeStatus {
     pub committed: LogIndex,
     /// Up to where its state machine has applied them.
     pub applied: LogIndex,
-    /// All members of the cluster.
-    pub members: Vec<Member>,
+    /// The members of the cluster and who of them votes, as the last configuration in its log has them,
+    /// committed or not. Nobody in a node that has yet to [join](Builder::join).
+    pub membership: Membership,
     /// Why it has stopped, if it has.
     pub stopped: Option<Arc<str>>,
 }
@@ -103,9 +105,8 @@ impl<M: StateMachine> Node<M> {
     pub fn status(&self) -> NodeStatus {
         let status = self.runtime.status();
         let progress = self.runtime.progress();
-        let leader = status
-            .leader
-            .and_then(|id| self.members.iter().find(|m| m.id == id));
+        let membership = progress.membership();
+        let leader = status.leader.map(|id| member(&membership, id));
         // Read from the last to the first pointer, so that none is seen beyond the one above it.
         let applied = progress.applied_index();
         let committed = progress.committed_index();
@@ -113,12 +114,12 @@ impl<M: StateMachine> Node<M> {
             id: self.identity.node,
             role: status.role,
             term: status.term,
-            leader: leader.cloned(),
+            leader,
             first: self.runtime.reader().first(),
             last: self.runtime.last(),
             committed,
             applied,
-            members: self.members.clone(),
+            membership,
             stopped: self.runtime.stopped(),
         }
     }
@@ -128,11 +129,9 @@ impl<M: StateMachine> Node<M> {
     #[must_use]
     pub fn wait_leader(&self, limit: Duration) -> Option<Member> {
         let deadline = Instant::now().checked_add(limit);
-        let leader = self.runtime.progress().wait_leader(deadline)?;
-        self.members
-            .iter()
-            .find(|member| member.id == leader)
-            .cloned()
+        let progress = self.runtime.progress();
+        let leader = progress.wait_leader(deadline)?;
+        Some(member(&progress.membership(), leader))
     }
 
     /// Which cluster, node and directory this is.
@@ -171,6 +170,70 @@ impl<M: StateMachine> Node<M> {
         self.runtime.transfer(to)
     }
 
+    /// Changes the members (thesis, chapter 4), all of these at once. Leader only, and one change at a time.
+    ///
+    /// The new configuration counts on each node from the moment its log has it. If the voters change by more
+    /// than one, a joint one comes first, in which nothing is decided without a majority of the old voters
+    /// and one of the new; the leader leaves it by itself, and so does any later leader.
+    ///
+    /// The reply, the configuration in force, comes once that is committed and not joint, and once every
+    /// [`MemberRole::Joiner`] among the changes has become a voter or is no member any more. A leader that
+    /// is no voter then names a successor and steps down.
+    ///
+    /// A new node should be a joiner or a learner first: as a voter with an empty log it counts towards
+    /// quorums that it cannot yet be part of.
+    ///
+    /// # Errors
+    /// At once [`Error::Overloaded`] or [`Error::Stopped`]. Later [`Error::NotLeader`],
+    /// [`Error::Transferring`], [`Error::NotReady`], [`Error::ChangeInProgress`] or [`Error::NoVoters`]:
+    /// nothing was changed. [`Error::OutcomeUnknown`] if the lead was lost meanwhile: look at
+    /// [`NodeStatus::membership`] of the new leader.
+    pub fn change_membership(
+        &self,
+        changes: impl Into<Vec<Change>>,
+    ) -> Result<Proposal<Membership>, Error> {
+        self.runtime.change(changes.into())
+    }
+
+    /// Adds a member that gets every entry and has no vote (thesis, section 4.2.1), or takes a voter's vote.
+    /// Waits until that is committed, not until it has caught up.
+    ///
+    /// # Errors
+    /// As [`Node::change_membership`].
+    pub fn add_learner(&self, member: Member) -> Result<Proposal<Membership>, Error> {
+        self.change_membership([Change::Set(member, MemberRole::Learner)])
+    }
+
+    /// Adds a member without a vote, which gets one by itself once it has caught up: when what was new in the
+    /// log took it less than an election timeout (thesis, section 4.2.1). Waits until it votes, however long
+    /// that takes. It goes on without this call, and after a change of leader.
+    ///
+    /// # Errors
+    /// As [`Node::change_membership`].
+    pub fn add_voter(&self, member: Member) -> Result<Proposal<Membership>, Error> {
+        self.change_membership([Change::Set(member, MemberRole::Joiner)])
+    }
+
+    /// Gives a learner its vote, caught up or not. Waits until that is committed.
+    ///
+    /// # Errors
+    /// At once [`Error::NotAMember`]; else as [`Node::change_membership`].
+    pub fn promote(&self, id: NodeId) -> Result<Proposal<Membership>, Error> {
+        let membership = self.runtime.progress().membership();
+        let member = membership.member(id).cloned();
+        let member = member.ok_or(Error::NotAMember { id })?;
+        self.change_membership([Change::Set(member, MemberRole::Voter)])
+    }
+
+    /// Removes a member, this node itself perhaps (thesis, section 4.2.2). Waits until that is committed;
+    /// then the other may be shut down.
+    ///
+    /// # Errors
+    /// As [`Node::change_membership`].
+    pub fn remove(&self, id: NodeId) -> Result<Proposal<Membership>, Error> {
+        self.change_membership([Change::Remove(id)])
+    }
+
     /// Stops the node, joins its threads and closes its log. A leader hands leadership over first, and waits
     /// for that up to two election timeouts, at most a second. Proposals that were not answered end as
     /// [`Error::OutcomeUnknown`], later ones as [`Error::Stopped`]. A second call does nothing.
@@ -180,6 +243,16 @@ impl<M: StateMachine> Node<M> {
     pub fn shutdown(&self) -> Result<(), WalError> {
         self.runtime.stop()
     }
+}
+
+/// What is known of a node: at least its name.
+fn member(membership: &Membership, id: NodeId) -> Member {
+    let bare = || Member {
+        id,
+        addr: String::new(),
+        client_addr: String::new(),
+    };
+    membership.member(id).cloned().unwrap_or_else(bare)
 }
 
 /// The state machine of a [`Builder`] that has none yet; no node ever runs it.

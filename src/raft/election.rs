@@ -28,14 +28,22 @@ impl Raft {
         ballot.granted.insert(self.id);
         self.role = Role::PreCandidate(ballot);
         let last = self.log.last();
-        for to in self.peer_ids() {
+        for to in self.other_voters() {
             self.send_in(to, self.term.next(), Body::PreVote { last });
         }
         self.count_pre_votes();
     }
 
+    fn other_voters(&self) -> Vec<NodeId> {
+        let roster = self.roster();
+        let voters = roster.ids().into_iter().filter(|&id| roster.votes(id));
+        voters.filter(|&id| id != self.id).collect()
+    }
+
+    /// Who is removed by a configuration that is not committed campaigns still: it may be the only one whose
+    /// log is long enough (thesis, section 4.2.2). Its own vote does not count then.
     pub(super) fn may_campaign(&self) -> bool {
-        self.voters.contains(&self.id) && self.term < super::MAX_TERM
+        self.configs.may_vote(self.id) && self.term < super::MAX_TERM
     }
 
     /// Would this node vote for `from` in `term`? Changes nothing here.
@@ -73,7 +81,7 @@ impl Raft {
 
     fn count_pre_votes(&mut self) {
         if let Role::PreCandidate(ballot) = &self.role
-            && self.is_quorum(|id| ballot.granted.contains(&id))
+            && self.roster().is_quorum(|id| ballot.granted.contains(&id))
         {
             let last = self.log.last();
             self.campaign(Body::Vote { last });
@@ -87,7 +95,7 @@ impl Raft {
         self.hard_state_changed = true;
         self.role = Role::Candidate(Ballot::default());
         self.wait_for_election();
-        for to in self.peer_ids() {
+        for to in self.other_voters() {
             self.send(to, ask.clone());
         }
     }
@@ -135,7 +143,7 @@ impl Raft {
 
     fn count_votes(&mut self) {
         if let Role::Candidate(ballot) = &self.role
-            && self.is_quorum(|id| ballot.granted.contains(&id))
+            && self.roster().is_quorum(|id| ballot.granted.contains(&id))
         {
             self.become_leader();
         }

@@ -2,7 +2,7 @@
 
 use crate::raft::message::Message;
 use crate::types::{
-    Durable, EntryKind, EntryRange, HardState, LogId, LogIndex, NodeId, Term, WriteSeq,
+    Durable, EntryKind, EntryRange, HardState, LogId, LogIndex, NodeId, Roster, Term, WriteSeq,
 };
 
 /// Something that happened, for [`Raft::step`](crate::raft::Raft::step).
@@ -16,6 +16,8 @@ pub enum Event {
         from: NodeId,
         /// What it says.
         message: Message,
+        /// The configurations among the entries of an append, by their indices.
+        configs: Vec<(LogIndex, Roster)>,
     },
     /// Clients propose `count` entries. On a leader they take the next indices, in order; elsewhere
     /// nothing happens but [`Effect::Refused`], as while a leader hands over.
@@ -35,6 +37,12 @@ pub enum Event {
     Transfer {
         /// To whom.
         to: Option<NodeId>,
+    },
+    /// The members are to be these (thesis, chapter 4). Answered by [`Effect::Refused`], or by one entry of
+    /// [`Source::Config`]; if that is joint, a second one follows once it is committed.
+    Change {
+        /// The configuration to come to, which is not joint.
+        to: Roster,
     },
     /// The log is durable up to this write.
     Persisted(Durable),
@@ -99,6 +107,13 @@ pub enum Refusal {
     },
     /// There is no other voter to hand leadership to, or the one named is none.
     NoSuccessor,
+    /// It leads, and no entry of its term is committed yet: it may not know what was decided before it. The
+    /// first one is under way.
+    NotReady,
+    /// Another change of members is under way.
+    ChangeInProgress,
+    /// The change would leave nobody to vote.
+    NoVoters,
 }
 
 /// When a message may leave.
@@ -142,6 +157,9 @@ pub enum Source {
     Message,
     /// One entry of this kind, with no bytes.
     Empty(EntryKind),
+    /// One entry that holds the configuration which [`Raft::roster`](crate::raft::Raft::roster) tells after
+    /// this step, with the addresses of its members.
+    Config,
 }
 
 /// Who leads, as far as this node knows.

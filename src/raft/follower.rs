@@ -3,7 +3,7 @@
 use super::event::{NewEntries, Source};
 use super::message::{AppendOutcome, Body, Message};
 use super::{Outgoing, Raft, Role};
-use crate::types::{EntryRange, LogId, LogIndex, NodeId, Term, TermRun, Time};
+use crate::types::{EntryRange, LogId, LogIndex, NodeId, Roster, Term, TermRun, Time};
 
 /// What only a follower keeps.
 #[derive(Clone, Copy, Debug, Default)]
@@ -19,6 +19,8 @@ pub(super) struct Append {
     pub(super) runs: Vec<TermRun>,
     pub(super) commit: LogIndex,
     pub(super) round: u64,
+    /// The configurations among the entries.
+    pub(super) configs: Vec<(LogIndex, Roster)>,
 }
 
 impl Raft {
@@ -41,6 +43,7 @@ impl Raft {
             runs,
             commit,
             round,
+            configs,
         } = append;
         if term < self.term {
             // Tells an old leader of the newer term.
@@ -71,7 +74,7 @@ impl Raft {
             return;
         }
         if let Some(missing) = self.log.first_missing(&runs, range.last.index)
-            && !self.take(range, &runs, missing)
+            && !self.take(range, &runs, missing, configs)
         {
             return;
         }
@@ -110,13 +113,25 @@ impl Raft {
 
     /// Takes the entries from `missing` on. Those of its own from there conflict and go, if there are
     /// any. False if that would undo what is committed, which no leader asks for.
-    fn take(&mut self, range: EntryRange, runs: &[TermRun], missing: LogIndex) -> bool {
+    fn take(
+        &mut self,
+        range: EntryRange,
+        runs: &[TermRun],
+        missing: LogIndex,
+        configs: Vec<(LogIndex, Roster)>,
+    ) -> bool {
         if missing <= self.commit {
             return false;
         }
         if missing <= self.log.last().index {
             self.log.truncate(missing);
+            self.configs.truncate(missing);
             self.truncate_from = Some(missing);
+        }
+        for (index, roster) in configs {
+            if index >= missing && index <= range.last.index && index > self.configs.index() {
+                self.configs.append(index, roster);
+            }
         }
         let prev = self.log.last();
         self.log.append(runs, range.last, self.next_seq());

@@ -1,4 +1,4 @@
-//! The leader (Raft paper, sections 5.3 and 5.4; reads: thesis, section 6.4; CheckQuorum: 6.2).
+//! The leader (Raft paper, sections 5.3 and 5.4; reads: thesis, section 6.4; CheckQuorum: 6.2; members: 4).
 
 use std::collections::BTreeMap;
 
@@ -54,7 +54,8 @@ impl Raft {
     /// Wins the election: opens the term with an empty entry, since only entries of its own term commit
     /// by counting (section 5.4.2), and tells everyone.
     pub(super) fn become_leader(&mut self) {
-        let peers = self.voters.iter().copied().filter(|&id| id != self.id);
+        let peers = self.roster().ids().into_iter();
+        let peers = peers.filter(|&id| id != self.id);
         let mut leader = Leader::new(peers, self.log.last().index);
         // The entry's append is the first heartbeat.
         leader.heartbeat_at = self.now.after(self.heartbeat_interval);
@@ -79,17 +80,13 @@ impl Raft {
 
     /// Sends everyone what they lack, as far as the limits allow.
     fn replicate_all(&mut self) {
-        for id in self.peer_ids() {
+        let Role::Leader(leader) = &self.role else {
+            return;
+        };
+        let peers: Vec<NodeId> = leader.peers.keys().copied().collect();
+        for id in peers {
             self.replicate(id);
         }
-    }
-
-    pub(super) fn peer_ids(&self) -> Vec<NodeId> {
-        self.voters
-            .iter()
-            .copied()
-            .filter(|&id| id != self.id)
-            .collect()
     }
 
     /// Sends one follower what it lacks, as far as the limits allow.
@@ -124,7 +121,7 @@ impl Raft {
 
     /// A heartbeat to everyone: an append without entries, at the place where the next entries go, so
     /// that a follower which lost something says so.
-    fn beat(&mut self) {
+    pub(super) fn beat(&mut self) {
         let interval = self.heartbeat_interval;
         let heartbeat_at = self.now.after(interval);
         let Role::Leader(leader) = &mut self.role else {
@@ -183,7 +180,7 @@ impl Raft {
             return false;
         };
         let heard = |id| leader.peers.get(&id).is_none_or(|peer| peer.heard);
-        let heard = self.is_quorum(heard);
+        let heard = self.roster().is_quorum(heard);
         if let Role::Leader(leader) = &mut self.role {
             leader.quorum_at = next;
             for peer in leader.peers.values_mut() {
@@ -210,6 +207,7 @@ impl Raft {
             AppendOutcome::Matched { upto } if upto <= last => {
                 peer.matched(upto);
                 self.advance_commit();
+                self.catch_up(from);
             }
             AppendOutcome::Rejected { prev, hint } if prev <= last && peer.is_news(prev) => {
                 let limit = LogId::new(hint.term, hint.index.min(prev.prev()));
@@ -229,17 +227,15 @@ impl Raft {
         let Role::Leader(leader) = &self.role else {
             return;
         };
-        let mut copies: Vec<LogIndex> = leader.peers.values().map(|peer| peer.matched).collect();
-        if self.voters.contains(&self.id) {
-            copies.push(self.log.durable());
-        }
-        copies.sort_unstable();
-        let Some(&agreed) = copies.get(copies.len() - self.quorum()) else {
+        let own = self.log.durable();
+        let copied = |id| leader.peers.get(&id).map_or(own, |peer| peer.matched);
+        let Some(agreed) = self.roster().agreed(copied) else {
             return;
         };
         if agreed > self.commit && self.log.term_at(agreed) == Some(self.term) {
             self.set_commit(agreed);
             self.answer_reads();
+            self.follow_up_change();
         }
     }
 
@@ -262,20 +258,17 @@ impl Raft {
     /// No read is answered before an entry of this term is committed: until then the leader may not know
     /// what the one before it committed (thesis, section 6.4).
     fn answer_reads(&mut self) {
-        let quorum = self.quorum();
         let (commit, term) = (self.commit, self.term);
         let own_term = self.log.term_at(commit) == Some(term);
+        let roster = self.configs.current();
+        let alone = roster.is_quorum(|id| id == self.id);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
         loop {
             if let Some((upto, index, round)) = leader.asked {
-                let confirmed = leader
-                    .peers
-                    .values()
-                    .filter(|peer| peer.round >= round)
-                    .count();
-                if confirmed + 1 < quorum {
+                let heard = |id| leader.peers.get(&id).is_none_or(|peer| peer.round >= round);
+                if !roster.is_quorum(heard) {
                     return;
                 }
                 leader.asked = None;
@@ -288,7 +281,7 @@ impl Raft {
                 return;
             };
             leader.asked = Some((upto, commit, leader.round + 1));
-            if leader.peers.is_empty() {
+            if alone {
                 leader.round += 1;
                 continue;
             }

@@ -65,6 +65,16 @@ pub enum Body {
     },
 }
 
+impl Body {
+    /// Whether it answers what this node asked.
+    pub(super) const fn is_answer(&self) -> bool {
+        matches!(
+            self,
+            Self::PreVoteReply { .. } | Self::VoteReply { .. } | Self::AppendReply { .. }
+        )
+    }
+}
+
 /// What a follower did with an append.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AppendOutcome {

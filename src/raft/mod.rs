@@ -26,23 +26,32 @@
 //! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
 //!   a round that began after; one round at a time, shared by all that wait.
 //!
+//! - **Members change** by joint consensus, of which the single change is a special case (thesis, chapter 4).
+//!   The core knows them by their ids; the caller tells it of configurations that come in with appends, and
+//!   encodes the leader's own. Whoever asks is heard, member or not: a new voter has to vote before it knows
+//!   that it is one. But only members' answers count.
 //! - **Leadership is handed over** on request (thesis, 3.10), to who then needs no promise and breaks the
 //!   stickiness of the others.
 //!
-//! What is deliberately absent: snapshots, and changes of membership.
+//! What is deliberately absent: snapshots.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::Config;
-use crate::types::{Durable, HardState, LogId, LogIndex, NodeId, Term, TermRun, Time, WriteSeq};
+use crate::types::{
+    Durable, HardState, LogId, LogIndex, NodeId, Roster, Term, TermRun, Time, WriteSeq,
+};
 
 mod election;
 pub mod event;
 mod follower;
 mod leader;
 mod log_view;
+mod members;
 pub mod message;
 mod progress;
+mod quorum;
 mod rng;
 mod transfer;
 
@@ -51,6 +60,7 @@ use event::{Effect, Event, NewEntries, Persist, Release, RoleName, Source, Statu
 use follower::Follower;
 use leader::Leader;
 use log_view::LogView;
+use members::Configs;
 use message::{Body, Message};
 use rng::Rng;
 
@@ -73,8 +83,7 @@ const MAX_INDEX: LogIndex = LogIndex(u64::MAX >> 1);
 #[derive(Clone, Debug)]
 pub struct Raft {
     id: NodeId,
-    /// Sorted.
-    voters: Vec<NodeId>,
+    configs: Configs,
     election_timeout: Duration,
     heartbeat_interval: Duration,
     max_inflight: usize,
@@ -127,8 +136,9 @@ struct Outgoing {
 pub struct Boot {
     /// Who this is.
     pub id: NodeId,
-    /// All who vote, in any order.
-    pub voters: Vec<NodeId>,
+    /// The configurations in the log, by the index of their entries: the last that is known to be committed,
+    /// and all behind it. None if the node is new and waits to hear from a cluster.
+    pub configs: Vec<(LogIndex, Roster)>,
     /// Term, vote and commit.
     pub hard_state: HardState,
     /// The first index of the log.
@@ -160,9 +170,7 @@ impl Raft {
     /// A follower of nobody, with what its log says.
     #[must_use]
     pub fn new(config: &Config, boot: Boot, now: Time) -> Self {
-        let mut voters = boot.voters;
-        voters.sort_unstable();
-        voters.dedup();
+        let mut configs = Configs::new(boot.configs);
         let log = LogView::new(boot.first, boot.last, boot.runs);
         let HardState { term, vote, commit } = boot.hard_state;
         let status = Status {
@@ -170,15 +178,18 @@ impl Raft {
             term,
             leader: None,
         };
+        let commit = commit.clamp(log.first().prev(), log.last().index);
+        configs.commit(commit);
         let mut raft = Self {
             id: boot.id,
+            configs,
             election_timeout: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
             max_inflight: config.max_inflight_appends,
             max_entries: config.max_append_entries,
             term,
             vote,
-            commit: commit.clamp(log.first().prev(), log.last().index),
+            commit,
             log,
             role: Role::Follower(Follower::default()),
             election_at: now,
@@ -194,10 +205,9 @@ impl Raft {
             entries: None,
             outbox: Vec::new(),
             effects: Vec::new(),
-            voters,
         };
-        // Nobody else could lead where there is nobody else.
-        if raft.voters != [raft.id] {
+        // Nobody else could lead where nobody else votes.
+        if *raft.roster().voters() != BTreeSet::from([raft.id]) || raft.roster().is_joint() {
             raft.wait_for_election();
         }
         raft
@@ -212,10 +222,15 @@ impl Raft {
         std::mem::swap(&mut self.effects, effects);
         match event {
             Event::Tick => self.tick(),
-            Event::Received { from, message } => self.receive(from, message),
+            Event::Received {
+                from,
+                message,
+                configs,
+            } => self.receive(from, message, configs),
             Event::Propose { count } => self.propose(count),
             Event::Read { read } => self.handle_read(read),
             Event::Transfer { to } => self.handle_transfer(to),
+            Event::Change { to } => self.handle_change(to),
             Event::Persisted(durable) => self.persisted(durable),
         }
         self.flush();
@@ -258,9 +273,10 @@ impl Raft {
         }
     }
 
-    fn receive(&mut self, from: NodeId, message: Message) {
+    fn receive(&mut self, from: NodeId, message: Message, configs: Vec<(LogIndex, Roster)>) {
         let Message { term, body } = message;
-        if from == self.id || !self.voters.contains(&from) || term > MAX_TERM {
+        let stranger = body.is_answer() && !self.is_member(from);
+        if from == self.id || stranger || term > MAX_TERM {
             return;
         }
         match body {
@@ -285,6 +301,7 @@ impl Raft {
                         runs,
                         commit,
                         round,
+                        configs,
                     },
                 );
             }
@@ -353,6 +370,7 @@ impl Raft {
     fn set_commit(&mut self, index: LogIndex) {
         self.commit = index;
         self.commit_moved = true;
+        self.configs.commit(index);
     }
 
     fn leader(&self) -> Option<NodeId> {
@@ -363,13 +381,10 @@ impl Raft {
         }
     }
 
-    const fn quorum(&self) -> usize {
-        self.voters.len() / 2 + 1
-    }
-
-    /// Whether those who agree are a quorum.
-    fn is_quorum(&self, agrees: impl Fn(NodeId) -> bool) -> bool {
-        self.voters.iter().filter(|&&id| agrees(id)).count() >= self.quorum()
+    /// Whether `id` takes part, with a vote or without.
+    fn is_member(&self, id: NodeId) -> bool {
+        let roster = self.roster();
+        roster.votes(id) || roster.role(id).is_some()
     }
 
     /// The number that this step's write gets, if it has one.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::types::LogIndex;
+use crate::types::{LogIndex, Time};
 
 /// A follower, as its leader sees it. `matched < next`, always.
 #[derive(Clone, Debug)]
@@ -16,6 +16,15 @@ pub(super) struct Progress {
     pub(super) round: u64,
     /// Whether it has answered since the leader last looked.
     pub(super) heard: bool,
+    /// Its round of catching up, while it is a joiner.
+    pub(super) catch_up: Option<CatchUp>,
+}
+
+/// A round of catching up: the entries there were when it began (thesis, section 4.2.1).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct CatchUp {
+    pub(super) upto: LogIndex,
+    pub(super) since: Time,
 }
 
 /// How entries flow to a follower.
@@ -41,6 +50,7 @@ impl Progress {
             flow: Flow::Probe { sent: false },
             round: 0,
             heard: false,
+            catch_up: None,
         }
     }
 

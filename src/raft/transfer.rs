@@ -50,7 +50,7 @@ impl Raft {
 
     fn successor(&self, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let peers = self.open_leader()?.peers.iter();
-        let voters = peers.filter(|(id, _)| self.voters.contains(id));
+        let voters = peers.filter(|(id, _)| self.roster().voters().contains(id));
         let named = voters.filter(|(id, _)| to.is_none_or(|to| to == **id));
         // Of those equally far, who answered last.
         let best = named.max_by_key(|(id, peer)| (peer.matched, peer.round, Reverse(**id)));

@@ -7,16 +7,30 @@ use crossbeam_channel::Sender;
 
 use super::apply::{ApplyQueue, ReadJob};
 use super::mailbox::{Command, Mail, Mailbox, Proposed};
+use super::members::Members;
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
-use crate::driver::{Payloads, Proposals, Reads, new_entries, same_write};
-use crate::log::Log;
+use crate::driver::{Payloads, Placed, Proposals, Reads, configs_in, new_entries, same_write};
+use crate::log::{Log, encode_membership};
 use crate::raft::Raft;
-use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
+use crate::raft::event::{
+    Effect, Event, NewEntries, Persist, Refusal, Release, RoleName, Source, Status,
+};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
-use crate::types::{Bytes, LogIndex, Member, NodeId, Term, Time};
+use crate::types::{
+    Bytes, Change, Entry, LogIndex, Member, MemberRole, Membership, NodeId, Term, Time,
+};
+
+/// What a step's event carries that consensus does not see.
+enum Carried<'a> {
+    Nothing,
+    Proposals(&'a [Bytes]),
+    Message(&'a [Entry], &'a [Placed]),
+    /// Members as a change of members has them.
+    Members(&'a [Member]),
+}
 
 /// The raft thread's own state.
 pub(super) struct Consensus<M: StateMachine> {
@@ -29,7 +43,7 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) apply: Arc<ApplyQueue<M>>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) progress: Arc<Progress>,
-    pub(super) members: Vec<Member>,
+    pub(super) members: Members,
     pub(super) proposals: Proposals<Slot<M::Reply>>,
     pub(super) reads: Reads<ReadJob<M>>,
     /// Who waits for leadership to go over to another node.
@@ -61,7 +75,7 @@ impl<M: StateMachine> Consensus<M> {
 
     fn handle(&mut self, mail: &mut Mail<M, M::Reply>) -> Result<(), String> {
         if let Some(durable) = mail.durable.take() {
-            self.step(Event::Persisted(durable), &Payloads::None)?;
+            self.step(Event::Persisted(durable), &Carried::Nothing)?;
         }
         for Incoming {
             from,
@@ -69,23 +83,30 @@ impl<M: StateMachine> Consensus<M> {
             entries,
         } in mail.incoming.drain(..)
         {
-            self.step(
-                Event::Received { from, message },
-                &Payloads::Message(&entries),
-            )?;
+            let Some(placed) = configs_in(&entries) else {
+                crate::trace::warn!(from = from.0, "a configuration that cannot be read");
+                continue;
+            };
+            let rosters = placed.iter().map(|(at, m)| (*at, m.roster().clone()));
+            let event = Event::Received {
+                from,
+                message,
+                configs: rosters.collect(),
+            };
+            self.step(event, &Carried::Message(&entries, &placed))?;
         }
         if !mail.proposals.is_empty() {
             self.propose(&mut mail.proposals)?;
         }
         let asked = mail.reads.drain(..).map(|job| self.reads.ask(job)).last();
         if let Some(read) = asked {
-            self.step(Event::Read { read }, &Payloads::None)?;
+            self.step(Event::Read { read }, &Carried::Nothing)?;
         }
         for command in mail.commands.drain(..) {
             self.command(command)?;
         }
         if self.now() >= self.raft.deadline() {
-            self.step(Event::Tick, &Payloads::None)?;
+            self.step(Event::Tick, &Carried::Nothing)?;
         }
         Ok(())
     }
@@ -108,7 +129,7 @@ impl<M: StateMachine> Consensus<M> {
                     let taken = persist
                         .entries
                         .filter(|new| new.source == Source::Proposals);
-                    self.persist(&persist, &Payloads::Proposals(&payloads))?;
+                    self.persist(&persist, &Carried::Proposals(&payloads))?;
                     if let Some(new) = taken {
                         self.proposals.keep(&new, std::mem::take(&mut slots));
                     }
@@ -119,7 +140,7 @@ impl<M: StateMachine> Consensus<M> {
                         slot.complete(Err(refused.clone()));
                     }
                 }
-                other => self.carry_out(other, &Payloads::None)?,
+                other => self.carry_out(other, &Carried::Nothing)?,
             }
         }
         self.effects = effects;
@@ -129,17 +150,39 @@ impl<M: StateMachine> Consensus<M> {
     fn command(&mut self, command: Command) -> Result<(), String> {
         match command {
             Command::Transfer { to, slot } => {
-                match self.step(Event::Transfer { to }, &Payloads::None)? {
+                match self.step(Event::Transfer { to }, &Carried::Nothing)? {
                     Some(refusal) => slot.complete(Err(self.refused(refusal))),
                     None => self.transfer = Some(slot),
                 }
+            }
+            Command::Change { changes, slot } => self.change(&changes, slot)?,
+        }
+        Ok(())
+    }
+
+    fn change(&mut self, changes: &[Change], slot: Slot<Membership>) -> Result<(), String> {
+        let current = self.members.current().cloned().unwrap_or_default();
+        let wanted = current.changed(changes);
+        let event = Event::Change {
+            to: wanted.roster().clone(),
+        };
+        match self.step(event, &Carried::Members(wanted.members()))? {
+            Some(refusal) => slot.complete(Err(self.refused(refusal))),
+            None => {
+                let joiner = |change: &Change| match change {
+                    Change::Set(member, MemberRole::Joiner) => Some(member.id),
+                    _ => None,
+                };
+                let joiners = changes.iter().filter_map(joiner).collect();
+                let index = self.raft.pointers().last.index;
+                self.members.wait(index, joiners, slot);
             }
         }
         Ok(())
     }
 
     /// Takes a step; tells why what the event asked for was not taken, if it was not.
-    fn step(&mut self, event: Event, payloads: &Payloads<'_>) -> Result<Option<Refusal>, String> {
+    fn step(&mut self, event: Event, carried: &Carried<'_>) -> Result<Option<Refusal>, String> {
         let now = self.now();
         let mut refused = None;
         let mut effects = std::mem::take(&mut self.effects);
@@ -147,16 +190,16 @@ impl<M: StateMachine> Consensus<M> {
         for effect in effects.drain(..) {
             match effect {
                 Effect::Refused(refusal) => refused = Some(refusal),
-                other => self.carry_out(other, payloads)?,
+                other => self.carry_out(other, carried)?,
             }
         }
         self.effects = effects;
         Ok(refused)
     }
 
-    fn carry_out(&mut self, effect: Effect, payloads: &Payloads<'_>) -> Result<(), String> {
+    fn carry_out(&mut self, effect: Effect, carried: &Carried<'_>) -> Result<(), String> {
         match effect {
-            Effect::Persist(persist) => self.persist(&persist, payloads)?,
+            Effect::Persist(persist) => self.persist(&persist, carried)?,
             Effect::Send {
                 to,
                 message,
@@ -192,14 +235,66 @@ impl<M: StateMachine> Consensus<M> {
         Ok(())
     }
 
-    fn persist(&mut self, persist: &Persist, payloads: &Payloads<'_>) -> Result<(), String> {
-        let entries = new_entries(persist, payloads)?;
+    fn persist(&mut self, persist: &Persist, carried: &Carried<'_>) -> Result<(), String> {
+        let mut moved = persist
+            .truncate_from
+            .is_some_and(|from| self.members.truncate(from));
+        let mut config = None;
+        if let Some(new) = &persist.entries {
+            let placed = self.configs_of(new, carried);
+            moved |= !placed.is_empty();
+            for (index, membership) in placed {
+                config = Some(encode_membership(&membership));
+                self.members.append(index, membership);
+            }
+        }
+        let payloads = match (carried, &config) {
+            (Carried::Message(entries, _), _) if !is_own_config(persist) => {
+                Payloads::Message(entries)
+            }
+            (Carried::Proposals(payloads), _) if !is_own_config(persist) => {
+                Payloads::Proposals(payloads)
+            }
+            (_, Some(config)) => Payloads::Config(config),
+            _ => Payloads::None,
+        };
+        let entries = new_entries(persist, &payloads)?;
         let staged = self
             .log
             .stage(persist.hard_state, persist.truncate_from, &entries);
         let staged = staged.map_err(|error| error.to_string())?;
         same_write(persist, staged)?;
+        if moved {
+            self.show_members();
+        }
         self.queue(LogJob::Sync(staged))
+    }
+
+    /// The configurations among new entries.
+    fn configs_of(&self, new: &NewEntries, carried: &Carried<'_>) -> Vec<Placed> {
+        match (new.source, carried) {
+            (Source::Message, Carried::Message(_, placed)) => {
+                let known = placed.partition_point(|(at, _)| *at <= new.range.prev.index);
+                placed[known..].to_vec()
+            }
+            (Source::Config, _) => {
+                let mut known = self.members.reachable();
+                if let Carried::Members(members) = carried {
+                    known.extend_from_slice(members);
+                }
+                let roster = self.raft.roster().clone();
+                vec![(new.range.last.index, Membership::new(roster, &known))]
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Tells the transport and the embedder who the members are.
+    fn show_members(&self) {
+        self.transport.set_members(&self.members.reachable());
+        if let Some(current) = self.members.current() {
+            self.progress.set_membership(current.clone());
+        }
     }
 
     fn queue(&self, job: LogJob) -> Result<(), String> {
@@ -212,6 +307,9 @@ impl<M: StateMachine> Consensus<M> {
         // Told first, so that nobody sees more applied than committed.
         self.progress.committed(index);
         self.apply.commit(index, self.proposals.committed(index));
+        if self.members.commit(index) {
+            self.show_members();
+        }
     }
 
     /// Takes note of a new role, term or leader.
@@ -224,32 +322,39 @@ impl<M: StateMachine> Consensus<M> {
             for slot in self.proposals.abandon() {
                 slot.complete(Err(Error::OutcomeUnknown));
             }
+            self.members.lose();
         }
         if let Some(leader) = status.leader
             && let Some(slot) = self.transfer.take()
         {
-            let other = self.member(leader).filter(|_| role != RoleName::Leader);
+            let other = self.members.find(leader);
+            let other = other.filter(|_| role != RoleName::Leader);
             slot.complete(other.ok_or(Error::TransferAbandoned));
         }
-    }
-
-    fn member(&self, id: NodeId) -> Option<Member> {
-        self.members.iter().find(|member| member.id == id).cloned()
     }
 
     fn refused(&self, refusal: Refusal) -> Error {
         match refusal {
             Refusal::NotLeader { leader } => self.not_leader(leader),
             Refusal::Transferring { to } => Error::Transferring {
-                to: self.member(to),
+                to: self.members.find(to),
             },
             Refusal::NoSuccessor => Error::NoSuccessor,
+            Refusal::NotReady => Error::NotReady,
+            Refusal::ChangeInProgress => Error::ChangeInProgress,
+            Refusal::NoVoters => Error::NoVoters,
         }
     }
 
     fn not_leader(&self, leader: Option<NodeId>) -> Error {
         Error::NotLeader {
-            leader: leader.and_then(|id| self.member(id)),
+            leader: leader.and_then(|id| self.members.find(id)),
         }
     }
+}
+
+/// Whether the write holds a configuration that this node made, whatever its event carried.
+fn is_own_config(persist: &Persist) -> bool {
+    let source = persist.entries.as_ref().map(|new| new.source);
+    source == Some(Source::Config)
 }

@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
 use crate::transport::{Inbox, Incoming};
-use crate::types::{Bytes, Durable, Member, NodeId};
+use crate::types::{Bytes, Change, Durable, Member, Membership, NodeId};
 
 /// Messages that may wait; beyond it they are dropped.
 const MAX_INCOMING: usize = 4_096;
@@ -32,12 +32,18 @@ pub(super) enum Command {
         to: Option<NodeId>,
         slot: Slot<Member>,
     },
+    /// Change the members; the configuration that this ends in is the reply.
+    Change {
+        changes: Vec<Change>,
+        slot: Slot<Membership>,
+    },
 }
 
 impl Command {
     fn refuse(self, error: Error) {
         match self {
             Self::Transfer { slot, .. } => slot.complete(Err(error)),
+            Self::Change { slot, .. } => slot.complete(Err(error)),
         }
     }
 }

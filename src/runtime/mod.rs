@@ -36,20 +36,23 @@ use crate::raft::event::{RoleName, Status};
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, Context, Limits, Transport, TransportError};
-use crate::types::{Bytes, Identity, LogIndex, Member, NodeId, Time};
+use crate::types::{Bytes, Change, Identity, LogIndex, Member, Membership, NodeId, Time};
 
 mod apply;
 mod consensus;
 mod mailbox;
+mod members;
 mod outcome;
 mod progress;
 mod source;
 mod writer;
 
+pub(crate) use crate::driver::Placed;
 use apply::{Applier, ApplyQueue, ReadJob};
 use consensus::Consensus;
 use mailbox::{Command, Mailbox, Proposed};
-use outcome::{Budget, promise};
+use members::Members;
+use outcome::{Budget, Slot, promise};
 pub use outcome::{Error, Proposal};
 pub(crate) use progress::Progress;
 use source::LogSource;
@@ -64,7 +67,10 @@ const HANDOVER: Duration = Duration::from_secs(1);
 pub(crate) struct Parts<M> {
     pub(crate) config: Config,
     pub(crate) identity: Identity,
-    pub(crate) members: Vec<Member>,
+    /// The configurations in the log that may count.
+    pub(crate) configs: Vec<Placed>,
+    /// Whom a new node expects to hear from.
+    pub(crate) contacts: Vec<Member>,
     pub(crate) log: Log,
     pub(crate) recovered: Recovered,
     pub(crate) seed: u64,
@@ -109,7 +115,8 @@ impl<M: StateMachine> Runtime<M> {
         let Parts {
             config,
             identity,
-            members,
+            configs,
+            contacts,
             log,
             recovered,
             seed,
@@ -117,12 +124,16 @@ impl<M: StateMachine> Runtime<M> {
             machine,
         } = parts;
         let reader = log.reader();
+        let rosters = configs.iter().map(|(at, m)| (*at, m.roster().clone()));
+        let rosters = rosters.collect();
+        let members = Members::new(configs, &contacts);
+        let membership = members.current().cloned().unwrap_or_default();
         let mailbox = Arc::new(Mailbox::new());
         let transport: Arc<dyn Transport> = match connect {
             None => Arc::new(Alone),
             Some(connect) => connect.connect(Context {
                 identity,
-                members: members.clone(),
+                members: members.reachable(),
                 inbox: Arc::clone(&mailbox) as Arc<_>,
                 entries: Arc::new(LogSource(reader.clone())),
                 limits: Limits {
@@ -134,7 +145,7 @@ impl<M: StateMachine> Runtime<M> {
         };
         let boot = Boot {
             id: identity.node,
-            voters: members.iter().map(|member| member.id).collect(),
+            configs: rosters,
             hard_state: recovered.hard_state,
             first: recovered.first,
             last: recovered.last,
@@ -143,7 +154,7 @@ impl<M: StateMachine> Runtime<M> {
             seed,
         };
         let raft = Raft::new(&config, boot, Time::default());
-        let progress = Arc::new(Progress::new(raft.status()));
+        let progress = Arc::new(Progress::new(raft.status(), membership));
         let apply = Arc::new(ApplyQueue::new());
         let runtime = Self {
             mailbox: Arc::clone(&mailbox),
@@ -258,9 +269,17 @@ impl<M: StateMachine> Runtime<M> {
     }
 
     pub(crate) fn transfer(&self, to: Option<NodeId>) -> Result<Proposal<Member>, Error> {
+        self.command(|slot| Command::Transfer { to, slot })
+    }
+
+    pub(crate) fn change(&self, changes: Vec<Change>) -> Result<Proposal<Membership>, Error> {
+        self.command(|slot| Command::Change { changes, slot })
+    }
+
+    fn command<R>(&self, command: impl FnOnce(Slot<R>) -> Command) -> Result<Proposal<R>, Error> {
         let permit = self.commands.take(0).ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
-        let sent = self.mailbox.command(Command::Transfer { to, slot });
+        let sent = self.mailbox.command(command(slot));
         sent.map(|()| proposal)
             .map_err(|reason| Error::Stopped { reason })
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::types::Member;
+use crate::types::{Member, NodeId};
 
 /// Why a proposal or a read has no reply.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -31,6 +31,18 @@ pub enum Error {
     NoSuccessor,
     /// Leadership did not go over to the other node within an election timeout: this node leads on.
     TransferAbandoned,
+    /// This node leads, but does not know yet what was decided before it; the change of members was not taken.
+    /// It will know as soon as it commits anything, so try again.
+    NotReady,
+    /// Another change of members is under way; this one was not taken. Try again once that is done.
+    ChangeInProgress,
+    /// The change of members would leave nobody to vote; it was not taken.
+    NoVoters,
+    /// There is no such member here; nothing was asked of the leader.
+    NotAMember {
+        /// Which node.
+        id: NodeId,
+    },
     /// Too much is waiting already; the proposal was not taken. Try again later.
     Overloaded,
     /// The proposal is larger than the limit, and was not taken.
@@ -76,6 +88,10 @@ impl fmt::Display for Error {
             Self::TransferAbandoned => {
                 f.write_str("leadership was not taken over in time: this node leads on")
             }
+            Self::NotReady => f.write_str("the leader is not ready to change members: try again"),
+            Self::ChangeInProgress => f.write_str("another change of members is under way"),
+            Self::NoVoters => f.write_str("a cluster needs a voter"),
+            Self::NotAMember { id } => write!(f, "node {id} is not among the members"),
             Self::Overloaded => f.write_str("too much is waiting: try again later"),
             Self::TooLarge { bytes, limit } => {
                 write!(

@@ -6,10 +6,11 @@ use std::time::Instant;
 use parking_lot::{Condvar, Mutex};
 
 use crate::raft::event::Status;
-use crate::types::{LogIndex, NodeId};
+use crate::types::{LogIndex, Membership, NodeId};
 
 pub(crate) struct Progress {
     status: Mutex<Status>,
+    membership: Mutex<Membership>,
     committed: AtomicU64,
     applied: AtomicU64,
     /// Those who wait for an index to be committed or a leader to be known; they also hear of the end.
@@ -23,9 +24,10 @@ struct Followers {
 }
 
 impl Progress {
-    pub(super) const fn new(status: Status) -> Self {
+    pub(super) const fn new(status: Status, membership: Membership) -> Self {
         Self {
             status: Mutex::new(status),
+            membership: Mutex::new(membership),
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             followers: Mutex::new(Followers {
@@ -38,6 +40,15 @@ impl Progress {
 
     pub(crate) fn status(&self) -> Status {
         *self.status.lock()
+    }
+
+    /// The last configuration in the log, committed or not.
+    pub(crate) fn membership(&self) -> Membership {
+        self.membership.lock().clone()
+    }
+
+    pub(super) fn set_membership(&self, membership: Membership) {
+        *self.membership.lock() = membership;
     }
 
     pub(crate) fn committed_index(&self) -> LogIndex {

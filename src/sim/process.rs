@@ -20,17 +20,17 @@ use super::trace::{Said, Trace, What};
 use super::violation::{Property, Violated};
 use crate::config::Config;
 use crate::driver::{
-    Payloads, Proposals, Reads, Replies, in_parts, new_entries, next_batch, read_to_send,
-    same_write,
+    Payloads, Proposals, Reads, Replies, configs_in, in_parts, new_entries, next_batch,
+    read_to_send, same_write,
 };
-use crate::log::{Log, LogError, LogReader, NewEntry, Recovered, encode_members};
+use crate::log::{Log, LogError, LogReader, NewEntry, Recovered, encode_membership};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
 use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
 use crate::types::{
-    Bytes, ClusterId, Durable, Entry, EntryKind, HardState, LogId, LogIndex, Member, NodeId,
-    Staged, Term, Time,
+    Bytes, ClusterId, Durable, Entry, EntryKind, HardState, LogId, LogIndex, Member, Membership,
+    NodeId, Staged, Term, Time,
 };
 use crate::wal::{Preparer, WalOptions};
 
@@ -179,7 +179,7 @@ fn with_first<T>(nodes: usize, run: impl FnOnce(NewEntry<'_>) -> T) -> T {
     run(NewEntry {
         term: FIRST.term,
         kind: EntryKind::Config,
-        payload: &encode_members(&members(nodes)),
+        payload: &encode_membership(&Membership::of_voters(members(nodes))),
     })
 }
 
@@ -227,9 +227,17 @@ impl<M: StateMachine> Process<M> {
     ) -> Result<(Self, Recovered), LogError> {
         let (log, recovered) = open_log(disk, birth)?;
         let id = NodeId(birth.node as u64 + 1);
+        let reader = log.reader();
+        let entries = recovered.configs.iter().map(|&at| reader.get(at));
+        let entries: Result<Vec<Entry>, LogError> = entries.collect();
+        // Every configuration here was written by this version.
+        let configs = configs_in(&entries?).unwrap_or_default();
         let boot = Boot {
             id,
-            voters: (1..=birth.nodes as u64).map(NodeId).collect(),
+            configs: configs
+                .into_iter()
+                .map(|(at, members)| (at, members.roster().clone()))
+                .collect(),
             hard_state: recovered.hard_state,
             first: recovered.first,
             last: recovered.last,
@@ -303,7 +311,14 @@ impl<M: StateMachine> Process<M> {
         {
             let what = What::Arrived(from, Said::of(&message));
             watch.trace.add(Some(self.id), what);
-            let event = Event::Received { from, message };
+            let configs = configs_in(&entries).unwrap_or_default().into_iter();
+            let event = Event::Received {
+                from,
+                message,
+                configs: configs
+                    .map(|(at, members)| (at, members.roster().clone()))
+                    .collect(),
+            };
             self.step(now, event, &Payloads::Message(&entries), watch)?;
         }
         if !mail.proposals.is_empty() {
@@ -594,7 +609,10 @@ const fn whom_to_ask(refusal: Refusal) -> Option<NodeId> {
     match refusal {
         Refusal::NotLeader { leader } => leader,
         Refusal::Transferring { to } => Some(to),
-        Refusal::NoSuccessor => None,
+        Refusal::NoSuccessor
+        | Refusal::NotReady
+        | Refusal::ChangeInProgress
+        | Refusal::NoVoters => None,
     }
 }
 

@@ -35,6 +35,14 @@ pub trait Transport: Send + Sync + 'static {
     /// messages as [`Limits::max_append_bytes`] asks for; if the log no longer holds them, it is dropped.
     fn send(&self, to: NodeId, message: Message);
 
+    /// The members are these from now on, this node perhaps not among them: new ones can be sent to, who is
+    /// missing is forgotten, and who has another address is sought there. What others of the cluster send is
+    /// taken in all the same, since they may know of later members. A transport that finds nodes by their
+    /// ids alone has nothing to do.
+    fn set_members(&self, members: &[Member]) {
+        let _ = members;
+    }
+
     /// Stops, and joins every thread it started. Sending after that does nothing.
     fn close(&self);
 }
@@ -43,7 +51,7 @@ pub trait Transport: Send + Sync + 'static {
 pub struct Context {
     /// Who this node is.
     pub identity: Identity,
-    /// All members, this node among them.
+    /// All members that are known at the start; later see [`Transport::set_members`].
     pub members: Vec<Member>,
     /// Where messages from others go.
     pub inbox: Arc<dyn Inbox>,
@@ -104,8 +112,6 @@ pub enum TransportError {
     },
     /// A thread could not be started.
     Thread(io::Error),
-    /// This node is not among the members.
-    NotAMember(NodeId),
 }
 
 impl fmt::Display for TransportError {
@@ -113,7 +119,6 @@ impl fmt::Display for TransportError {
         match self {
             Self::Listen { addr, source } => write!(f, "cannot listen on {addr}: {source}"),
             Self::Thread(source) => write!(f, "cannot start a transport thread: {source}"),
-            Self::NotAMember(id) => write!(f, "node {id} is not among the members of its cluster"),
         }
     }
 }
@@ -122,7 +127,6 @@ impl std::error::Error for TransportError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         match self {
             Self::Listen { source, .. } | Self::Thread(source) => Some(source),
-            Self::NotAMember(_) => None,
         }
     }
 }

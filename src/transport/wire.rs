@@ -1,7 +1,7 @@
 //! The bytes between two members. All numbers are little-endian.
 //!
 //! ```text
-//! hello, from who connects (56 bytes)         answer (28 bytes)
+//! hello, from who connects                    answer (28 bytes)
 //!  0 magic "CATARAFT"                          0 magic "CATARAFT"
 //!  8 u32 protocol version                      8 u32 protocol version
 //! 12 u32 zero                                 12 u32 verdict: 0 welcome, or a refusal
@@ -9,8 +9,9 @@
 //! 24 u64 node that connects                   24 u32 crc of bytes 0..24
 //! 32 u64 its incarnation
 //! 40 u64 node it wants to reach
-//! 48 u32 crc of bytes 0..48
-//! 52 u32 zero
+//! 48 u32 length of its address
+//! 52 u32 crc of bytes 0..52 and the address
+//! 56 its address as members know it, so that who does not know it can answer; empty if it knows none
 //!
 //! then frames, one way:   u32 length of body | u32 crc of body | body
 //!
@@ -37,7 +38,10 @@ use crate::types::{
 
 const MAGIC: [u8; 8] = *b"CATARAFT";
 const VERSION: u32 = 1;
+/// A hello without the address.
 pub(super) const HELLO_BYTES: usize = 56;
+/// The longest address in a hello.
+const MAX_ADDR_BYTES: usize = 1_024;
 pub(super) const ANSWER_BYTES: usize = 28;
 /// Length and crc of a frame's body.
 pub(super) const FRAME_HEAD_BYTES: usize = 8;
@@ -47,10 +51,12 @@ const BODY_BYTES: usize = 64;
 const ENTRY_BYTES: usize = 13;
 
 /// What a connection begins with.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Hello {
     pub(super) from: Identity,
     pub(super) to: NodeId,
+    /// Where who connects is reached; empty if it does not know.
+    pub(super) addr: String,
 }
 
 /// Why a connection is refused.
@@ -62,7 +68,7 @@ pub(super) enum Refusal {
     Version,
     /// Another cluster.
     Cluster,
-    /// Meant for another node, or from none of the members.
+    /// Meant for another node, or from one of this one's name.
     Node,
     /// The node had another directory when it was last heard of.
     Incarnation,
@@ -113,15 +119,35 @@ impl Hello {
         bytes.put_u64(self.from.node.0);
         bytes.put_u64(self.from.incarnation);
         bytes.put_u64(self.to.0);
-        let crc = crc32fast::hash(&bytes);
-        bytes.put_u32(crc);
-        bytes.put_u32(0);
+        // One that is too long is as good as none.
+        let addr = Some(self.addr.as_bytes()).filter(|addr| addr.len() <= MAX_ADDR_BYTES);
+        let addr = addr.unwrap_or_default();
+        bytes.put_u32(u32::try_from(addr.len()).unwrap_or(u32::MAX));
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&bytes);
+        crc.update(addr);
+        bytes.put_u32(crc.finalize());
+        bytes.extend_from_slice(addr);
         bytes
     }
 
-    pub(super) fn decode(bytes: &[u8; HELLO_BYTES]) -> Result<Self, Refusal> {
+    /// How many bytes of address follow the head of a hello.
+    pub(super) fn addr_bytes(head: &[u8; HELLO_BYTES]) -> Result<usize, Refusal> {
+        let mut reader = Reader::new(head);
+        check_version(&mut reader)?;
         let garbage = |_: Malformed| Refusal::Garbage;
-        let mut reader = Reader::new(bytes);
+        reader.take(36, "hello").map_err(garbage)?;
+        let len = reader.u32("length of an address").map_err(garbage)? as usize;
+        if len > MAX_ADDR_BYTES {
+            return Err(Refusal::Garbage);
+        }
+        Ok(len)
+    }
+
+    /// Reads the head of a hello and the address behind it.
+    pub(super) fn decode(head: &[u8; HELLO_BYTES], addr: &[u8]) -> Result<Self, Refusal> {
+        let garbage = |_: Malformed| Refusal::Garbage;
+        let mut reader = Reader::new(head);
         check_version(&mut reader)?;
         reader.u32("zero").map_err(garbage)?;
         let mut number = || reader.u64("hello").map_err(garbage);
@@ -131,8 +157,20 @@ impl Hello {
             incarnation: number()?,
         };
         let to = NodeId(number()?);
-        check_crc(&mut reader, bytes)?;
-        Ok(Self { from, to })
+        let len = reader.u32("length of an address").map_err(garbage)?;
+        let covered = reader.offset();
+        let mut crc = crc32fast::Hasher::new();
+        crc.update(&head[..covered]);
+        crc.update(addr);
+        if len as usize != addr.len() || reader.u32("crc") != Ok(crc.finalize()) {
+            return Err(Refusal::Garbage);
+        }
+        let addr = std::str::from_utf8(addr).map_err(|_| Refusal::Garbage)?;
+        Ok(Self {
+            from,
+            to,
+            addr: addr.to_owned(),
+        })
     }
 }
 
@@ -544,14 +582,26 @@ mod tests {
         let hello = Hello {
             from: identity,
             to: NodeId(2),
+            addr: "10.0.0.1:7000".to_owned(),
         };
-        let mut bytes: [u8; HELLO_BYTES] = hello.encode().try_into().unwrap();
-        assert_eq!(Hello::decode(&bytes), Ok(hello));
-        for bit in 0..8 * 52 {
+        let decode = |bytes: &[u8]| {
+            let (head, addr) = bytes.split_first_chunk().unwrap();
+            let len = Hello::addr_bytes(head)?;
+            Hello::decode(head, addr.get(..len).ok_or(Refusal::Garbage)?)
+        };
+        let mut bytes = hello.encode();
+        assert_eq!(decode(&bytes), Ok(hello));
+        for bit in 0..8 * bytes.len() {
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(Hello::decode(&bytes).is_err(), "bit {bit}");
+            assert!(decode(&bytes).is_err(), "bit {bit}");
             bytes[bit / 8] ^= 1 << (bit % 8);
         }
+        bytes[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
+        assert_eq!(
+            decode(&bytes),
+            Err(Refusal::Garbage),
+            "a length over the limit"
+        );
     }
 
     #[test]

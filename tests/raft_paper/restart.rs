@@ -32,7 +32,7 @@ fn writes_go_on_from_the_last_before_the_restart() {
 fn the_order_of_the_voters_does_not_matter_and_each_counts_once() {
     let campaign = |voters: &[NodeId]| {
         let mut boot = boot(1, 3, &disk(&[1]), 7);
-        boot.voters = voters.to_vec();
+        boot.configs = vec![(LogIndex::ZERO, Roster::of_voters(voters.iter().copied()))];
         let mut raft = Raft::new(&config(), boot, Time::default());
         let deadline = raft.deadline();
         let mut effects = step_at(&mut raft, deadline, Event::Tick);

@@ -2,21 +2,27 @@
 
 use super::*;
 
-/// Nobody but the other voters has a say.
+/// Nobody's answer counts but a member's. What a stranger asks is another matter: see `members.rs`.
 #[test]
-fn a_message_of_a_stranger_or_in_its_own_name_is_ignored() {
+fn an_answer_of_a_stranger_or_a_message_in_its_own_name_is_ignored() {
+    let answers = [
+        matched(1, 0),
+        Body::PreVoteReply { granted: false },
+        Body::VoteReply { granted: true },
+    ];
+    let questions = [
+        vote(9, 9),
+        heartbeat(id(1, 1), 1, 1),
+        Body::PreVote { last: id(9, 9) },
+        Body::HandoverVote { last: id(9, 9) },
+    ];
+    let of_a_stranger = answers.iter().map(|body| (NodeId(4), body));
+    let own = answers.iter().chain(&questions).map(|body| (A, body));
+    for (from, body) in of_a_stranger.chain(own) {
+        let effects = step(&mut core(3, &[1]), received(from, 9, body.clone()));
+        assert_eq!(effects, [], "{from}: {body:?}");
+    }
     for from in [A, NodeId(4)] {
-        let mut raft = core(3, &[1]);
-        for body in [
-            vote(9, 9),
-            heartbeat(id(1, 1), 1, 1),
-            matched(1, 0),
-            Body::PreVote { last: id(9, 9) },
-            Body::PreVoteReply { granted: false },
-        ] {
-            let effects = step(&mut raft, received(from, 9, body.clone()));
-            assert_eq!(effects, [], "{from}: {body:?}");
-        }
         let mut raft = leader();
         let effects = step(&mut raft, received(from, 1, matched(1, 0)));
         assert_eq!(commits(&effects), [], "a copy of {from} was counted");
@@ -120,7 +126,7 @@ fn an_answer_to_what_was_never_sent_counts_for_nothing() {
 #[test]
 fn who_has_no_vote_does_not_campaign() {
     let mut boot = boot(1, 3, &disk(&[1]), 7);
-    boot.voters.retain(|voter| *voter != A);
+    boot.configs = vec![(LogIndex::ZERO, Roster::of_voters([B, C]))];
     let mut raft = Raft::new(&config(), boot, Time::default());
     let deadline = raft.deadline();
     assert_eq!(step_at(&mut raft, deadline, Event::Tick), []);

@@ -169,7 +169,7 @@ fn the_word_of_anyone_but_the_leader_is_not_heeded() {
     assert_eq!(raft.status().role, RoleName::Follower, "of whom?");
     assert_eq!(step(&mut leader(), received(B, 1, Body::TimeoutNow)), []);
     let mut boot = boot(1, 3, &disk(&[1]), 7);
-    boot.voters.retain(|voter| *voter != A);
+    boot.configs = vec![(LogIndex::ZERO, Roster::of_voters([B, C]))];
     let mut raft = Raft::new(&config(), boot, Time::default());
     step(&mut raft, received(B, 1, heartbeat(id(1, 1), 0, 1)));
     let effects = step(&mut raft, received(B, 1, Body::TimeoutNow));

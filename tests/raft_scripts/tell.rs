@@ -99,6 +99,7 @@ fn written(persist: &Persist) -> String {
             Source::Proposals => "proposed".to_owned(),
             Source::Message => "as sent".to_owned(),
             Source::Empty(kind) => format!("{kind:?}").to_lowercase(),
+            Source::Config => "config".to_owned(),
         };
         write!(told, ", entries {first} to {last} ({source})").unwrap();
     }
@@ -151,6 +152,9 @@ fn why(refusal: Refusal) -> String {
         Refusal::NotLeader { leader: None } => "who leads is not known".to_owned(),
         Refusal::Transferring { to } => format!("it hands over to {}", to.0),
         Refusal::NoSuccessor => "there is nobody to hand over to".to_owned(),
+        Refusal::NotReady => "it has committed nothing of its term".to_owned(),
+        Refusal::ChangeInProgress => "another change is under way".to_owned(),
+        Refusal::NoVoters => "nobody would vote".to_owned(),
     }
 }
 

@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use catamaran::config::{Config, Options};
-use catamaran::raft::event::{Effect, Event, Persist, ReadId, Refusal, Release, RoleName, Status};
-use catamaran::raft::message::Message;
+use catamaran::raft::event::{
+    Effect, Event, Persist, ReadId, Refusal, Release, RoleName, Source, Status,
+};
+use catamaran::raft::message::{Body, Message};
 use catamaran::raft::{Boot, Raft};
 use catamaran::types::{
-    Durable, HardState, LogId, LogIndex, NodeId, Term, TermRun, Time, WriteSeq,
+    Durable, HardState, LogId, LogIndex, NodeId, Roster, Term, TermRun, Time, WriteSeq,
 };
 
 /// What a log holds: the term of each entry, and term and vote.
@@ -49,6 +51,11 @@ impl Disk {
         runs
     }
 
+    fn holds(&self, id: LogId) -> bool {
+        let at = usize::try_from(id.index.prev().0).unwrap();
+        self.terms.get(at) == Some(&id.term)
+    }
+
     pub(crate) fn last(&self) -> LogId {
         let term = self.terms.last().copied().unwrap_or_default();
         LogId::new(term, LogIndex(self.terms.len() as u64))
@@ -84,7 +91,7 @@ pub(crate) fn voters(size: u64) -> Vec<NodeId> {
 pub(crate) fn boot(id: u64, size: u64, disk: &Disk, seed: u64) -> Boot {
     Boot {
         id: NodeId(id),
-        voters: voters(size),
+        configs: vec![(LogIndex::ZERO, Roster::of_voters(voters(size)))],
         hard_state: disk.hard_state,
         first: LogIndex(1),
         last: disk.last(),
@@ -155,6 +162,10 @@ pub(crate) struct Net {
     pub(crate) fast_disk: bool,
     pub(crate) size: u64,
     pub(crate) seed: u64,
+    /// Every configuration that was ever appended, by its entry.
+    pub(crate) configs: BTreeMap<LogId, Roster>,
+    /// Members that did not begin with the others, and know of nobody.
+    pub(crate) joined: BTreeSet<NodeId>,
     /// How many messages were handed over.
     pub(crate) delivered: usize,
     /// Looks at every message handed over.
@@ -185,6 +196,8 @@ impl Net {
             fast_disk: true,
             size,
             seed,
+            configs: BTreeMap::new(),
+            joined: BTreeSet::new(),
             delivered: 0,
             seen: Vec::new(),
         }
@@ -202,6 +215,46 @@ impl Net {
         self.members.get_mut(&NodeId(id)).unwrap()
     }
 
+    /// A node that is not among the first members.
+    pub(crate) fn join(&mut self, id: u64) {
+        self.joined.insert(NodeId(id));
+        self.start(NodeId(id), Disk::default());
+    }
+
+    /// Starts a member with what its disk has.
+    fn start(&mut self, id: NodeId, disk: Disk) {
+        self.seed = self.seed.wrapping_add(1);
+        let seed = self.seed.wrapping_mul(31).wrapping_add(id.0);
+        let mut boot = boot(id.0, self.size, &disk, seed);
+        if self.joined.contains(&id) {
+            boot.configs.clear();
+        }
+        let held = self.configs.iter().filter(|(id, _)| disk.holds(**id));
+        boot.configs
+            .extend(held.map(|(id, roster)| (id.index, roster.clone())));
+        let member = Member::new(&self.config, boot, disk, self.now);
+        self.members.insert(id, member);
+    }
+
+    /// The configurations among the entries of an append.
+    fn configs_in(&self, message: &Message) -> Vec<(LogIndex, Roster)> {
+        let Body::Append { range, runs, .. } = &message.body else {
+            return Vec::new();
+        };
+        let term_of = |index: LogIndex| {
+            let before = runs.partition_point(|run| run.first <= index);
+            before.checked_sub(1).map(|at| runs[at].term)
+        };
+        let within = |id: &LogId| {
+            let inside = id.index > range.prev.index && id.index <= range.last.index;
+            inside && term_of(id.index) == Some(id.term)
+        };
+        let configs = self.configs.iter().filter(|(id, _)| within(id));
+        configs
+            .map(|(id, roster)| (id.index, roster.clone()))
+            .collect()
+    }
+
     pub(crate) fn step(&mut self, id: NodeId, event: Event) {
         let sources = match &event {
             Event::Received { message, .. } => Some(message.clone()),
@@ -215,6 +268,10 @@ impl Net {
             self.story.push(Happened::Effect(id, effect.clone()));
             match effect {
                 Effect::Persist(persist) => {
+                    if let Some(new) = persist.entries.filter(|new| new.source == Source::Config) {
+                        let roster = member.raft.roster().clone();
+                        self.configs.insert(new.range.last, roster);
+                    }
                     member.written.write(&persist, sources.as_ref());
                     member
                         .staged
@@ -305,9 +362,9 @@ impl Net {
     /// Cuts a member off from all others.
     pub(crate) fn isolate(&mut self, id: u64) {
         let id = NodeId(id);
-        let others = voters(self.size).into_iter().filter(|other| *other != id);
+        let others = self.members.keys().filter(|other| **other != id);
         self.cut
-            .extend(others.map(|other| (id.min(other), id.max(other))));
+            .extend(others.map(|other| (id.min(*other), id.max(*other))));
     }
 
     /// Hands over one message, unless it is lost on the way.
@@ -319,7 +376,13 @@ impl Net {
                 .push(Happened::Delivered(from, to, message.clone()));
             self.delivered += 1;
             self.seen.push((from, to, message.clone()));
-            self.step(to, Event::Received { from, message });
+            let configs = self.configs_in(&message);
+            let event = Event::Received {
+                from,
+                message,
+                configs,
+            };
+            self.step(to, event);
         }
     }
 
@@ -345,6 +408,11 @@ impl Net {
         );
     }
 
+    /// Asks a member to change the members.
+    pub(crate) fn change(&mut self, id: u64, to: &Roster) {
+        self.step(NodeId(id), Event::Change { to: to.clone() });
+    }
+
     pub(crate) fn propose(&mut self, id: u64, count: u64) {
         self.step(NodeId(id), Event::Propose { count });
     }
@@ -361,22 +429,12 @@ impl Net {
 
     /// Restarts a member with what its disk has.
     pub(crate) fn crash(&mut self, id: NodeId) {
-        let disk = self.members[&id].durable.clone();
-        self.seed = self.seed.wrapping_add(1);
-        let boot = boot(
-            id.0,
-            self.size,
-            &disk,
-            self.seed.wrapping_mul(31).wrapping_add(id.0),
-        );
-        let member = Member::new(&self.config, boot, disk, self.now);
-        self.members.insert(id, member);
+        self.start(id, self.members[&id].durable.clone());
     }
 }
 
 /// The terms of new entries: the leader's own, or those the message names.
 fn append_terms(disk: &mut Disk, persist: &Persist, message: Option<&Message>) {
-    use catamaran::raft::message::Body;
     let Some(new) = &persist.entries else { return };
     for index in new.range.prev.index.0 + 1..=new.range.last.index.0 {
         let named = message.and_then(|message| match &message.body {

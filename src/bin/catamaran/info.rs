@@ -61,7 +61,8 @@ pub(crate) fn role(status: &NodeStatus, _: &[Vec<u8>]) -> Reply {
     };
     if status.role == RoleName::Leader {
         let others = status
-            .members
+            .membership
+            .members()
             .iter()
             .filter(|member| member.id != status.id);
         let replica = |addr: &str| {

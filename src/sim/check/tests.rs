@@ -348,6 +348,7 @@ fn found(hard_state: HardState, terms: &[u64]) -> Recovered {
         first: LogIndex(1),
         last: id(*terms.last().unwrap(), terms.len() as u64),
         runs,
+        configs: Vec::new(),
         torn: None,
     }
 }

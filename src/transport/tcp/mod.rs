@@ -5,10 +5,9 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_channel::{Sender, bounded};
 use parking_lot::Mutex;
 
 use super::wire::{self, Refusal};
@@ -16,8 +15,11 @@ use super::{Connect, Context, Transport, TransportError};
 use crate::raft::message::Message;
 use crate::types::{Member, NodeId};
 
+mod peers;
 mod receive;
 mod send;
+
+use peers::Peers;
 
 /// Messages that may wait for one peer. Full: dropped, and Raft retries.
 const QUEUE: usize = 1_024;
@@ -64,50 +66,36 @@ impl Connect for Tcp {
 impl Tcp {
     fn start(self, context: Context) -> Result<TcpTransport, TransportError> {
         let me = context.identity.node;
-        if !context.members.iter().any(|member| member.id == me) {
-            return Err(TransportError::NotAMember(me));
-        }
-        let (stop, stopped) = bounded(0);
-        let others = context.members.iter().filter(|member| member.id != me);
-        let others: Vec<Member> = others.cloned().collect();
+        let members = context.members.clone();
         let shared = Arc::new(Shared::new(context));
         // Dropping it, on an error below, ends what was started.
         let running = Running {
             addr: self.addr,
             shared: Arc::clone(&shared),
-            end: Mutex::new(Some(End {
-                stop,
-                threads: Vec::new(),
-            })),
-            queues: Mutex::default(),
         };
         let listener = self.listener;
         let accepting = Arc::clone(&shared);
-        running.spawn(format!("catamaran-accept-{me}"), move || {
-            receive::accept(&listener, &accepting);
-        })?;
-        for peer in others {
-            let (queue, messages) = bounded(QUEUE);
-            running.queues.lock().insert(peer.id, queue);
-            let id = peer.id;
-            let peer = send::Peer::new(peer, messages, stopped.clone(), Arc::clone(&shared));
-            running.spawn(format!("catamaran-peer-{id}"), move || peer.run())?;
-        }
-        let queues = std::mem::take(&mut *running.queues.lock());
-        Ok(TcpTransport { queues, running })
+        let accept = move || receive::accept(&listener, &accepting);
+        shared
+            .peers
+            .spawn(format!("catamaran-accept-{me}"), accept)?;
+        shared.set_members(&members)?;
+        Ok(TcpTransport { running })
     }
 }
 
 struct TcpTransport {
-    queues: BTreeMap<NodeId, Sender<Message>>,
     running: Running,
 }
 
 impl Transport for TcpTransport {
     fn send(&self, to: NodeId, message: Message) {
-        if let Some(queue) = self.queues.get(&to) {
-            // Full: the peer or the network is slow, and Raft will ask again.
-            let _ = queue.try_send(message);
+        self.running.shared.peers.send(to, message);
+    }
+
+    fn set_members(&self, members: &[Member]) {
+        if let Err(error) = self.running.shared.set_members(members) {
+            crate::trace::warn!(%error, "a new member is not sent to");
         }
     }
 
@@ -120,40 +108,16 @@ impl Transport for TcpTransport {
 struct Running {
     addr: SocketAddr,
     shared: Arc<Shared>,
-    end: Mutex<Option<End>>,
-    /// Filled while it starts.
-    queues: Mutex<BTreeMap<NodeId, Sender<Message>>>,
-}
-
-struct End {
-    /// Dropped, it wakes every sender.
-    stop: Sender<()>,
-    threads: Vec<JoinHandle<()>>,
 }
 
 impl Running {
-    fn spawn(
-        &self,
-        name: String,
-        run: impl FnOnce() + Send + 'static,
-    ) -> Result<(), TransportError> {
-        let thread = thread::Builder::new()
-            .name(name)
-            .spawn(run)
-            .map_err(TransportError::Thread)?;
-        if let Some(end) = self.end.lock().as_mut() {
-            end.threads.push(thread);
-        }
-        Ok(())
-    }
-
     /// Ends every thread and joins it. A second call does nothing.
     fn close(&self) {
-        let Some(End { stop, threads }) = self.end.lock().take() else {
+        // Before the senders wake, so that they know why.
+        self.shared.closing.store(true, Ordering::SeqCst);
+        let Some(threads) = self.shared.peers.end() else {
             return;
         };
-        self.shared.closing.store(true, Ordering::SeqCst);
-        drop(stop);
         self.shared.shut_all();
         // The acceptor looks at `closing` after each connection, so one more wakes it.
         let _ = TcpStream::connect_timeout(&reachable(self.addr), HANDSHAKE);
@@ -191,9 +155,10 @@ struct Shared {
     closing: AtomicBool,
     /// Open sockets, to be shut at the end.
     open: Mutex<BTreeMap<u64, TcpStream>>,
+    peers: Peers,
     next_socket: AtomicU64,
     readers: Mutex<Vec<JoinHandle<()>>>,
-    /// The incarnation that each node had when it was first heard of.
+    /// The incarnation that each member had when it was first heard of.
     incarnations: Mutex<BTreeMap<NodeId, u64>>,
     /// The connection on which each node speaks; a newer one takes its place.
     speaking: Mutex<BTreeMap<NodeId, u64>>,
@@ -206,12 +171,19 @@ impl Shared {
             context,
             closing: AtomicBool::new(false),
             open: Mutex::default(),
+            peers: Peers::new(),
             next_socket: AtomicU64::new(0),
             readers: Mutex::default(),
             incarnations: Mutex::default(),
             speaking: Mutex::default(),
             logged: Mutex::default(),
         }
+    }
+
+    /// Where the members reach this node, as far as it knows.
+    fn own_addr(&self) -> String {
+        let me = self.peers.member(self.context.identity.node);
+        me.map_or_else(String::new, |me| me.addr)
     }
 
     fn is_closing(&self) -> bool {
@@ -245,8 +217,11 @@ impl Shared {
         }
     }
 
-    /// Whether this is the directory that the node had before.
+    /// Whether this is the directory that the member had before. Of others nothing is remembered.
     fn know(&self, node: NodeId, incarnation: u64) -> Result<(), Refusal> {
+        if !self.peers.is_member(node) {
+            return Ok(());
+        }
         let known = *self.incarnations.lock().entry(node).or_insert(incarnation);
         if known == incarnation {
             Ok(())

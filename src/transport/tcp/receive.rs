@@ -10,14 +10,13 @@ use super::{HANDSHAKE, Shared};
 use crate::transport::Incoming;
 use crate::types::{Bytes, NodeId};
 
-/// Connections beside one of each member: those being replaced, and strangers on their way out.
+/// Connections beside one of each node that is sent to: those being replaced, and strangers on their way out.
 const SPARE_CONNECTIONS: usize = 16;
 /// What is read at once.
 const READ_BYTES: usize = 64 << 10;
 
 /// Accepts connections until the transport is closed.
 pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
-    let most = shared.context.members.len() + SPARE_CONNECTIONS;
     for stream in listener.incoming() {
         if shared.is_closing() {
             return;
@@ -29,7 +28,7 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         };
         let mut readers = shared.readers.lock();
         readers.retain(|reader| !reader.is_finished());
-        if readers.len() >= most {
+        if readers.len() >= shared.peers.count() + SPARE_CONNECTIONS {
             continue;
         }
         let reading = Arc::clone(shared);
@@ -68,12 +67,12 @@ fn welcome(stream: &mut TcpStream, shared: &Arc<Shared>, number: u64) -> io::Res
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(HANDSHAKE))?;
     stream.set_write_timeout(Some(HANDSHAKE))?;
-    let mut hello = [0; wire::HELLO_BYTES];
-    stream.read_exact(&mut hello)?;
-    let hello = Hello::decode(&hello);
-    let verdict = hello.and_then(|hello| check(&hello, shared));
+    let hello = read_hello(stream)?;
+    let verdict = hello.as_ref().map_err(|refusal| *refusal);
+    let verdict = verdict.and_then(|hello| check(hello, shared));
     let answer = wire::encode_answer(verdict.map(drop), shared.context.identity.incarnation);
-    let claimed = hello.map_or(NodeId(u64::MAX), |hello| hello.from.node);
+    let claimed = hello.as_ref();
+    let claimed = claimed.map_or(NodeId(u64::MAX), |hello| hello.from.node);
     if let Err(refusal) = verdict
         && shared.is_new(claimed, refusal)
     {
@@ -82,6 +81,9 @@ fn welcome(stream: &mut TcpStream, shared: &Arc<Shared>, number: u64) -> io::Res
     stream.write_all(&answer)?;
     let from = verdict.map_err(|refusal| io::Error::other(refusal.to_string()))?;
     stream.set_read_timeout(None)?;
+    if let Ok(hello) = hello {
+        shared.meet(from, hello.addr);
+    }
     // A connection whose other end is gone without a word would be read for ever.
     let before = shared.speaking.lock().insert(from, number);
     if let Some(before) = before {
@@ -90,18 +92,26 @@ fn welcome(stream: &mut TcpStream, shared: &Arc<Shared>, number: u64) -> io::Res
     Ok(from)
 }
 
+fn read_hello(stream: &mut TcpStream) -> io::Result<Result<Hello, Refusal>> {
+    let mut head = [0; wire::HELLO_BYTES];
+    stream.read_exact(&mut head)?;
+    let len = match Hello::addr_bytes(&head) {
+        Ok(len) => len,
+        Err(refusal) => return Ok(Err(refusal)),
+    };
+    let mut addr = vec![0; len];
+    stream.read_exact(&mut addr)?;
+    Ok(Hello::decode(&head, &addr))
+}
+
 fn check(hello: &Hello, shared: &Shared) -> Result<NodeId, Refusal> {
     let me = shared.context.identity;
     let from = hello.from.node;
     if hello.from.cluster != me.cluster {
         return Err(Refusal::Cluster);
     }
-    let member = shared
-        .context
-        .members
-        .iter()
-        .any(|member| member.id == from);
-    if hello.to != me.node || from == me.node || !member {
+    // A node of the cluster that is no member here may be one by a later configuration.
+    if hello.to != me.node || from == me.node {
         return Err(Refusal::Node);
     }
     shared.know(from, hello.from.incarnation)?;

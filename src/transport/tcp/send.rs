@@ -5,7 +5,7 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, select};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
 use super::wire::{self, Hello, Refusal};
 use super::{HANDSHAKE, Shared, Tracked};
@@ -64,15 +64,17 @@ impl Peer {
         }
     }
 
-    /// Connects, sends, and connects again, until the transport is closed.
+    /// Connects, sends, and connects again, until the transport is closed or the member forgotten.
     pub(super) fn run(mut self) {
         let mut buffer = Vec::new();
-        while !self.shared.is_closing() {
+        while !self.shared.is_closing() && self.forget_queued() {
             match self.connect() {
                 Ok((mut stream, _tracked)) => {
                     self.back_off = LEAST_BACK_OFF;
                     crate::trace::info!(peer = self.member.id.0, "connected");
-                    self.forget_queued();
+                    if !self.forget_queued() {
+                        return;
+                    }
                     let Err(error) = self.send(&mut stream, &mut buffer) else {
                         return;
                     };
@@ -98,9 +100,16 @@ impl Peer {
         }
     }
 
-    /// What waited while there was no connection is old, and Raft has better by now.
-    fn forget_queued(&self) {
-        while self.messages.try_recv().is_ok() {}
+    /// What waited while there was no connection is old, and Raft has better by now. False if no more will
+    /// come: the member was forgotten.
+    fn forget_queued(&self) -> bool {
+        loop {
+            match self.messages.try_recv() {
+                Ok(_) => {}
+                Err(TryRecvError::Empty) => return true,
+                Err(TryRecvError::Disconnected) => return false,
+            }
+        }
     }
 
     /// Waits before the next try; false when the transport closes.
@@ -130,6 +139,7 @@ impl Peer {
         let hello = Hello {
             from: self.shared.context.identity,
             to: self.member.id,
+            addr: self.shared.own_addr(),
         };
         stream.write_all(&hello.encode())?;
         let mut answer = [0; wire::ANSWER_BYTES];

@@ -230,7 +230,11 @@ fn answer(addr: SocketAddr, hello: &[u8]) -> Result<u64, Refusal> {
 fn strangers_are_refused_by_the_reason_and_logged_once() {
     let (a, b) = pair();
     until_heard(&b, A, &a.inbox);
-    let hello = |from: Identity, to: NodeId| Hello { from, to }.encode();
+    let addr = String::new();
+    let hello = |from: Identity, to: NodeId| {
+        let addr = addr.clone();
+        Hello { from, to, addr }.encode()
+    };
     let foreign = Identity {
         cluster: ClusterId(8),
         ..identity(B, 2)
@@ -239,7 +243,6 @@ fn strangers_are_refused_by_the_reason_and_logged_once() {
     newer[8] = 2;
     let cases = [
         (hello(foreign, A), Refusal::Cluster),
-        (hello(identity(NodeId(3), 2), A), Refusal::Node),
         (hello(identity(B, 2), B), Refusal::Node),
         (hello(identity(B, 3), A), Refusal::Incarnation),
         (newer, Refusal::Version),
@@ -257,7 +260,6 @@ fn strangers_are_refused_by_the_reason_and_logged_once() {
         (B, Refusal::Cluster),
         (B, Refusal::Node),
         (B, Refusal::Incarnation),
-        (NodeId(3), Refusal::Node),
         (nobody, Refusal::Garbage),
         (nobody, Refusal::Version),
     ];
@@ -282,6 +284,7 @@ fn malformed_bytes_close_their_connection_and_no_other() {
                 &Hello {
                     from: identity(A, 1),
                     to: B,
+                    addr: String::new(),
                 }
                 .encode(),
             )
@@ -305,7 +308,8 @@ fn a_full_queue_drops_and_does_not_wait() {
     for term in 0..10 * super::QUEUE as u64 {
         a.transport.send(B, vote(term));
     }
-    assert!(a.transport.queues[&B].len() <= super::QUEUE);
+    let queued = a.transport.running.shared.peers.queued(B);
+    assert!(queued.unwrap() <= super::QUEUE);
 }
 
 #[test]
@@ -317,6 +321,8 @@ fn closing_joins_every_thread_even_when_a_peer_hangs() {
     // Its sender then waits for an answer.
     let mut hello = [0; wire::HELLO_BYTES];
     accepted.read_exact(&mut hello).unwrap();
+    let mut addr = vec![0; Hello::addr_bytes(&hello).unwrap()];
+    accepted.read_exact(&mut addr).unwrap();
     // A stranger who says nothing holds a reader.
     let _silent = TcpStream::connect(a.addr).unwrap();
     a.transport.close();
@@ -327,4 +333,53 @@ fn closing_joins_every_thread_even_when_a_peer_hangs() {
     let mut rest = Vec::new();
     let _ = accepted.read_to_end(&mut rest);
     assert!(rest.is_empty(), "nothing after the hello");
+}
+
+#[test]
+fn a_new_member_is_sent_to_and_one_that_is_gone_is_not() {
+    let (a, b) = pair();
+    until_heard(&a, B, &b.inbox);
+    // It knows node 1, which does not know it yet, and is heard all the same.
+    let c = identity(NodeId(3), 3);
+    let tcp = bind();
+    let at_c = tcp.local_addr();
+    let third = start(c, tcp, a.addr);
+    until_heard(&third, A, &a.inbox);
+    // And answered, since its hello says where it is.
+    until_heard(&a, c.node, &third.inbox);
+    let member = |id, addr: SocketAddr| Member {
+        id,
+        addr: addr.to_string(),
+        client_addr: String::new(),
+    };
+    let (one, two) = (member(A, a.addr), member(B, b.addr));
+    let three = member(c.node, at_c);
+    a.transport.set_members(&[one.clone(), two, three.clone()]);
+    until_heard(&a, c.node, &third.inbox);
+    a.transport.set_members(&[one.clone(), three.clone()]);
+    assert_eq!(a.transport.running.shared.peers.queued(B), None);
+    until_heard(&a, c.node, &third.inbox);
+    // At another address it is another connection.
+    third.transport.close();
+    let tcp = bind();
+    let moved = member(c.node, tcp.local_addr());
+    let third = start(c, tcp, a.addr);
+    a.transport.set_members(&[one, moved]);
+    until_heard(&a, c.node, &third.inbox);
+    a.transport.close();
+    assert_eq!(Arc::strong_count(&a.transport.running.shared), 1);
+}
+
+#[test]
+fn a_member_that_was_removed_may_come_back_with_another_directory() {
+    let (a, b) = pair();
+    until_heard(&b, A, &a.inbox);
+    let again = Hello {
+        from: identity(B, 3),
+        to: A,
+        addr: String::new(),
+    };
+    assert_eq!(answer(a.addr, &again.encode()), Err(Refusal::Incarnation));
+    a.transport.set_members(&[]);
+    assert_eq!(answer(a.addr, &again.encode()), Ok(1));
 }

@@ -3,9 +3,9 @@
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 
-use catamaran::log::decode_members;
+use catamaran::log::decode_membership;
 use catamaran::types::LogIndex;
-use catamaran::{Entry, EntryKind};
+use catamaran::{Entry, EntryKind, Member, MemberRole, Roster};
 use clap::Args;
 use indicatif::ProgressBar;
 
@@ -131,14 +131,32 @@ fn shown(entry: &Entry) -> String {
 
 fn readable(entry: &Entry) -> String {
     if entry.kind == EntryKind::Config
-        && let Ok(members) = decode_members(&entry.payload)
+        && let Ok(membership) = decode_membership(&entry.payload)
     {
-        let members = members
-            .iter()
-            .map(|m| format!("{}={}@{}", m.id, m.addr, m.client_addr));
+        let members = membership.members().iter();
+        let members = members.map(|member| shown_member(member, membership.roster()));
         return members.collect::<Vec<_>>().join(" ");
     }
     let cut = entry.payload.len() > SHOWN;
     let shown = entry.payload[..entry.payload.len().min(SHOWN)].escape_ascii();
     format!("{shown}{}", if cut { "..." } else { "" })
+}
+
+/// A member, and what it is unless it just votes.
+fn shown_member(
+    Member {
+        id,
+        addr,
+        client_addr,
+    }: &Member,
+    roster: &Roster,
+) -> String {
+    let role = match (roster.role(*id), roster.outgoing().contains(id)) {
+        (Some(MemberRole::Voter), false) if roster.is_joint() => "(new)",
+        (Some(MemberRole::Voter), _) => "",
+        (Some(MemberRole::Learner), _) => "(learner)",
+        (Some(MemberRole::Joiner), _) => "(joiner)",
+        (None, _) => "(leaves)",
+    };
+    format!("{id}={addr}@{client_addr}{role}")
 }
