@@ -112,11 +112,16 @@ fn twenty_kills_under_load_lose_nothing_and_leave_equal_logs() {
     }
 
     let dumps: Vec<String> = (1..=3).map(|id| dump(&cluster.node_dir(id))).collect();
-    assert_eq!(dumps[0].lines().count() as u64, last, "seed {seed}");
-    assert!(
-        dumps[0] == dumps[1] && dumps[0] == dumps[2],
-        "the logs differ, seed {seed}"
-    );
+    // A leader that is stopped hands over, so whoever stopped later may have a new leader's empty entry.
+    let ends = usize::try_from(last).unwrap();
+    for dump in &dumps {
+        assert!(dump.lines().count() >= ends, "seed {seed}");
+        for line in dump.lines().skip(ends) {
+            assert!(line.contains("\"noop\""), "{line}, seed {seed}");
+        }
+        let same = dump.lines().take(ends).eq(dumps[0].lines().take(ends));
+        assert!(same, "the logs differ, seed {seed}");
+    }
     // Each write is in its entry as text, so it can be looked for without knowing how.
     let payloads: HashSet<Vec<u8>> = dumps[0].lines().filter_map(payload).collect();
     let mut acknowledged = 0;
