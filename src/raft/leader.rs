@@ -45,6 +45,16 @@ impl Leader {
             .map_or(own, |transfer| own.min(transfer.until))
     }
 
+    /// As [`Raft::rewind`]: it is time to look whether a quorum was heard, and none was.
+    #[cfg(feature = "sim")]
+    pub(super) fn rewind(&mut self) {
+        self.heartbeat_at = Time::default();
+        self.quorum_at = Time::default();
+        for peer in self.peers.values_mut() {
+            peer.heard = false;
+        }
+    }
+
     pub(super) const fn has_reads(&self) -> bool {
         self.asked.is_some() || self.waiting.is_some()
     }

@@ -166,6 +166,14 @@ impl LogView {
         }
     }
 
+    /// Counts writes from `base` on, which is durable.
+    #[cfg(feature = "sim")]
+    pub(super) fn rewind(&mut self, base: WriteSeq) {
+        for (seq, _) in &mut self.staged {
+            seq.0 -= base.0;
+        }
+    }
+
     /// The write that makes every entry up to `index` durable; None if they are.
     pub(super) fn write_of(&self, index: LogIndex) -> Option<WriteSeq> {
         if index <= self.durable {

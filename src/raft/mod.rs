@@ -265,6 +265,26 @@ impl Raft {
         }
     }
 
+    /// Leaves time out, for who explores every state: no timer has begun, nobody was heard, and writes are
+    /// counted anew from the last that was durable, which is returned. Two cores that differ in these alone
+    /// are the same then, and whatever could come of the core still can.
+    #[cfg(feature = "sim")]
+    pub fn rewind(&mut self) -> WriteSeq {
+        let base = std::mem::take(&mut self.persisted);
+        self.written.0 -= base.0;
+        self.hard_state_seq.0 = self.hard_state_seq.0.saturating_sub(base.0);
+        self.log.rewind(base);
+        self.now = Time::default();
+        self.election_at = Time::default();
+        self.rng = Rng::new(0);
+        match &mut self.role {
+            Role::Follower(follower) => follower.heard = None,
+            Role::Leader(leader) => leader.rewind(),
+            Role::PreCandidate(_) | Role::Candidate(_) => {}
+        }
+        base
+    }
+
     fn tick(&mut self) {
         if matches!(self.role, Role::Leader(_)) {
             self.lead_tick();
