@@ -147,7 +147,7 @@ class Log:
 
         if kind == START_KIND:
             check(offset == BLOCK and (index, mark) == (self.last, self.mark))
-            check(START.unpack(payload)[3] == self.floor)
+            check(START.unpack(payload)[3:] == (self.floor, self.floor_mark))
         elif kind == BATCH_KIND:
             check(len(payload) == BATCH.size)
         elif kind == STATE:

@@ -16,6 +16,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::error::{ReadError, WalError};
 use super::footer::{Footer, Run};
+use super::format::{Head, StartInfo};
 use crate::sync::{AtomicBool, AtomicU64};
 use crate::types::LogIndex;
 use crate::vfs::DiskFile;
@@ -222,6 +223,12 @@ impl Index {
         }
         self.last = from.prev();
         self.last_mark = self.runs.last().map_or(self.floor_mark, |run| run.mark);
+    }
+
+    /// Whether a Start frame says of the log before it what is known of that.
+    pub(super) fn stands_at(&self, head: &Head, start: &StartInfo) -> bool {
+        let says = (head.index, head.mark, start.floor, start.floor_mark);
+        says == (self.last, self.last_mark, self.floor, self.floor_mark)
     }
 
     /// Entries up to `floor` may go. Past the last entry, the log goes on behind `floor`.

@@ -166,6 +166,11 @@ impl Survey {
         };
         self.index = index_at(head, start);
         for (at, file) in used.iter().enumerate() {
+            let (head, start) = &starts[at];
+            if !self.index.stands_at(head, start) {
+                let what = "a segment that does not begin where the one before it ends";
+                return Err(file.damaged(HEADER_BYTES, what));
+            }
             let Some((next, start)) = starts.get(at + 1) else {
                 self.read_tail(file, &file.bytes()?)?;
                 continue;

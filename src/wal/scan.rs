@@ -257,8 +257,7 @@ fn apply(
     match head.kind {
         Kind::Start if frame.offset == HEADER_BYTES as usize => {
             let start = StartInfo::decode(frame.payload).map_err(|_| "a malformed Start frame")?;
-            let known = (index.last, index.last_mark, index.floor);
-            if known != (head.index, head.mark, start.floor) {
+            if !index.stands_at(head, &start) {
                 return Err("a segment that does not begin where the one before it ends");
             }
         }

@@ -19,6 +19,7 @@ pub(super) struct Left {
     last: LogIndex,
     last_mark: u64,
     floor: LogIndex,
+    floor_mark: u64,
 }
 
 /// Reads every frame of a segment in use, and its footer if it is said to have one. `before` is how the segment
@@ -66,6 +67,7 @@ impl Check {
             last: head.index,
             last_mark: head.mark,
             floor: start.floor,
+            floor_mark: start.floor_mark,
         };
         if before.is_some_and(|before| before != begins) {
             let what = "a segment that does not begin where the one before it ends";
@@ -128,6 +130,7 @@ impl Check {
             last: self.index.last,
             last_mark: self.index.last_mark,
             floor: self.index.floor,
+            floor_mark: self.index.floor_mark,
         })
     }
 }
