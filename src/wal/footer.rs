@@ -70,6 +70,20 @@ impl Footer {
         state.next_multiple_of(8) + self.runs.len() * 16
     }
 
+    /// Whether the runs are those of the entries `lo..=last` above the floor.
+    pub(super) fn has_sound_runs(&self) -> bool {
+        let first = self.lo.max(self.floor.next());
+        let Some(last) = self.runs.last() else {
+            return first > self.last;
+        };
+        let rises = |pair: &[Run]| pair[0].first < pair[1].first && pair[0].mark < pair[1].mark;
+        self.runs[0].first == first
+            && self.runs[0].mark >= self.floor_mark
+            && self.runs.windows(2).all(rises)
+            && last.first <= self.last
+            && last.mark == self.last_mark
+    }
+
     /// Where in a segment of `size` bytes the footer's table of offsets begins.
     pub(super) const fn table_at(&self, size: u64) -> u64 {
         size - (TAIL_BYTES + table_bytes(self.count)) as u64
@@ -249,5 +263,43 @@ mod tests {
             assert!(Footer::decode(&segment, 11).is_none(), "byte {at}");
             segment[at] ^= 0x40;
         }
+    }
+
+    #[test]
+    fn runs_that_cannot_be_those_of_the_entries_are_told() {
+        let run = |mark, first| Run {
+            mark,
+            first: LogIndex(first),
+        };
+        let sound = |floor, (lo, last), runs: &[Run]| {
+            let footer = Footer {
+                end: 4200,
+                lo: LogIndex(lo),
+                last: LogIndex(last),
+                last_mark: 4,
+                floor: LogIndex(floor),
+                floor_mark: 1,
+                state: None,
+                runs: runs.to_vec(),
+                count: 0,
+            };
+            footer.has_sound_runs()
+        };
+        assert!(sound(0, (5, 9), &[run(1, 5), run(4, 9)]));
+        assert!(sound(6, (5, 9), &[run(4, 7)]), "cut by the floor");
+        assert!(sound(0, (5, 4), &[]) && sound(9, (5, 9), &[]), "no entries");
+        for runs in [
+            vec![],
+            vec![run(4, 4)],
+            vec![run(4, 6)],
+            vec![run(0, 5), run(4, 6)],
+            vec![run(1, 5), run(4, 10)],
+            vec![run(1, 5), run(3, 9)],
+            vec![run(1, 5), run(2, 8), run(4, 7)],
+            vec![run(1, 5), run(1, 7), run(4, 9)],
+        ] {
+            assert!(!sound(0, (5, 9), &runs), "{runs:?}");
+        }
+        assert!(!sound(0, (5, 4), &[run(4, 5)]), "runs of no entries");
     }
 }

@@ -266,6 +266,7 @@ impl Index {
             || footer.lo == LogIndex::ZERO
             || footer.floor < self.floor
             || footer.floor > footer.last
+            || !footer.has_sound_runs()
         {
             return false;
         }

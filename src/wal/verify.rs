@@ -234,8 +234,11 @@ mod tests {
                 footer.state = Some(b"stale".to_vec())
             }),
             ("no state", |footer, _| footer.state = None),
-            ("another run", |footer, _| footer.runs[1].mark = 3),
-            ("another mark", |footer, _| footer.last_mark = 5),
+            ("another run", |footer, _| footer.runs[0].mark = 2),
+            ("another mark", |footer, _| {
+                footer.runs[1].mark = 5;
+                footer.last_mark = 5;
+            }),
         ];
         for (name, change) in changes {
             match verified(change).map(drop) {
