@@ -145,6 +145,7 @@ class Log:
             if not fine:
                 raise segment.damage(offset, f"a frame of kind {kind} out of place")
 
+        check(kind == STATE or self.state is None or offset != BLOCK + HEAD.size + START.size)
         if kind == START_KIND:
             check(offset == BLOCK and (index, mark) == (self.last, self.mark))
             check(START.unpack(payload)[3:] == (self.floor, self.floor_mark))

@@ -78,7 +78,6 @@ impl Footer {
         };
         let rises = |pair: &[Run]| pair[0].first < pair[1].first && pair[0].mark < pair[1].mark;
         self.runs[0].first == first
-            && self.runs[0].mark >= self.floor_mark
             && self.runs.windows(2).all(rises)
             && last.first <= self.last
             && last.mark == self.last_mark
@@ -292,7 +291,6 @@ mod tests {
             vec![],
             vec![run(4, 4)],
             vec![run(4, 6)],
-            vec![run(0, 5), run(4, 6)],
             vec![run(1, 5), run(4, 10)],
             vec![run(1, 5), run(3, 9)],
             vec![run(1, 5), run(2, 8), run(4, 7)],

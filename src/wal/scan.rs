@@ -246,6 +246,9 @@ pub(super) struct Behind {
     pub(super) fence: Option<Position>,
 }
 
+/// Where a segment repeats the state, if there is one: segments before may go.
+const STATE_AT: usize = HEADER_BYTES as usize + format::START_BYTES;
+
 /// Applies one frame; a frame with good checksums that does not follow from those before is damage too.
 #[inline(always)]
 fn apply(
@@ -254,6 +257,9 @@ fn apply(
     state: &mut Option<Vec<u8>>,
 ) -> Result<(), &'static str> {
     let head = &frame.head;
+    if frame.offset == STATE_AT && head.kind != Kind::State && state.is_some() {
+        return Err("a segment that does not repeat the state");
+    }
     match head.kind {
         Kind::Start if frame.offset == HEADER_BYTES as usize => {
             let start = StartInfo::decode(frame.payload).map_err(|_| "a malformed Start frame")?;
