@@ -9,7 +9,7 @@ use crate::log::{LogReader, NewEntry, decode_membership};
 use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
 use crate::types::{
-    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Membership, Staged, TermRun,
+    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Membership, Roster, Staged, TermRun,
 };
 
 /// Bytes of the entries in a step's event, which consensus does not see.
@@ -32,6 +32,12 @@ pub(crate) fn configs_in(entries: &[Entry]) -> Option<Vec<Placed>> {
     configs
         .map(|entry| Some((entry.id.index, decode_membership(&entry.payload).ok()?)))
         .collect()
+}
+
+/// What consensus knows of them.
+pub(crate) fn rosters(configs: &[Placed]) -> Vec<(LogIndex, Roster)> {
+    let rosters = configs.iter().map(|(at, m)| (*at, m.roster().clone()));
+    rosters.collect()
 }
 
 /// The entries that a write appends, with the bytes that belong to them.

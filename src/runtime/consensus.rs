@@ -11,7 +11,9 @@ use super::members::Members;
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
-use crate::driver::{Payloads, Placed, Proposals, Reads, configs_in, new_entries, same_write};
+use crate::driver::{
+    Payloads, Placed, Proposals, Reads, configs_in, new_entries, rosters, same_write,
+};
 use crate::log::{Log, encode_membership};
 use crate::raft::Raft;
 use crate::raft::event::{
@@ -87,11 +89,10 @@ impl<M: StateMachine> Consensus<M> {
                 crate::trace::warn!(from = from.0, "a configuration that cannot be read");
                 continue;
             };
-            let rosters = placed.iter().map(|(at, m)| (*at, m.roster().clone()));
             let event = Event::Received {
                 from,
                 message,
-                configs: rosters.collect(),
+                configs: rosters(&placed),
             };
             self.step(event, &Carried::Message(&entries, &placed))?;
         }
@@ -239,24 +240,24 @@ impl<M: StateMachine> Consensus<M> {
         let mut moved = persist
             .truncate_from
             .is_some_and(|from| self.members.truncate(from));
-        let mut config = None;
+        let source = persist.entries.as_ref().map(|new| new.source);
+        let own_config = source == Some(Source::Config);
+        let mut config = Vec::new();
         if let Some(new) = &persist.entries {
             let placed = self.configs_of(new, carried);
             moved |= !placed.is_empty();
             for (index, membership) in placed {
-                config = Some(encode_membership(&membership));
+                if own_config {
+                    config = encode_membership(&membership);
+                }
                 self.members.append(index, membership);
             }
         }
-        let payloads = match (carried, &config) {
-            (Carried::Message(entries, _), _) if !is_own_config(persist) => {
-                Payloads::Message(entries)
-            }
-            (Carried::Proposals(payloads), _) if !is_own_config(persist) => {
-                Payloads::Proposals(payloads)
-            }
-            (_, Some(config)) => Payloads::Config(config),
-            _ => Payloads::None,
+        let payloads = match carried {
+            _ if own_config => Payloads::Config(&config),
+            Carried::Message(entries, _) => Payloads::Message(entries),
+            Carried::Proposals(payloads) => Payloads::Proposals(payloads),
+            Carried::Members(_) | Carried::Nothing => Payloads::None,
         };
         let entries = new_entries(persist, &payloads)?;
         let staged = self
@@ -351,10 +352,4 @@ impl<M: StateMachine> Consensus<M> {
             leader: leader.and_then(|id| self.members.find(id)),
         }
     }
-}
-
-/// Whether the write holds a configuration that this node made, whatever its event carried.
-fn is_own_config(persist: &Persist) -> bool {
-    let source = persist.entries.as_ref().map(|new| new.source);
-    source == Some(Source::Config)
 }

@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use crate::config::Config;
-use crate::driver::{Proposals, Reads, Replies};
+use crate::driver::{self, Proposals, Reads, Replies};
 use crate::log::{Log, LogReader, Recovered};
 use crate::raft::event::{RoleName, Status};
 use crate::raft::{Boot, Raft};
@@ -124,8 +124,7 @@ impl<M: StateMachine> Runtime<M> {
             machine,
         } = parts;
         let reader = log.reader();
-        let rosters = configs.iter().map(|(at, m)| (*at, m.roster().clone()));
-        let rosters = rosters.collect();
+        let rosters = driver::rosters(&configs);
         let members = Members::new(configs, &contacts);
         let membership = members.current().cloned().unwrap_or_default();
         let mailbox = Arc::new(Mailbox::new());

@@ -21,7 +21,7 @@ use super::violation::{Property, Violated};
 use crate::config::Config;
 use crate::driver::{
     Payloads, Proposals, Reads, Replies, configs_in, in_parts, new_entries, next_batch,
-    read_to_send, same_write,
+    read_to_send, rosters, same_write,
 };
 use crate::log::{Log, LogError, LogReader, NewEntry, Recovered, encode_membership};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
@@ -234,10 +234,7 @@ impl<M: StateMachine> Process<M> {
         let configs = configs_in(&entries?).unwrap_or_default();
         let boot = Boot {
             id,
-            configs: configs
-                .into_iter()
-                .map(|(at, members)| (at, members.roster().clone()))
-                .collect(),
+            configs: rosters(&configs),
             hard_state: recovered.hard_state,
             first: recovered.first,
             last: recovered.last,
@@ -311,13 +308,11 @@ impl<M: StateMachine> Process<M> {
         {
             let what = What::Arrived(from, Said::of(&message));
             watch.trace.add(Some(self.id), what);
-            let configs = configs_in(&entries).unwrap_or_default().into_iter();
+            let configs = rosters(&configs_in(&entries).unwrap_or_default());
             let event = Event::Received {
                 from,
                 message,
-                configs: configs
-                    .map(|(at, members)| (at, members.roster().clone()))
-                    .collect(),
+                configs,
             };
             self.step(now, event, &Payloads::Message(&entries), watch)?;
         }
