@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/forward.rs"]
+mod forward;
+
 use std::error::Error;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -11,7 +14,7 @@ use std::thread;
 
 use catamaran::sim::{Op, SimDisk, Survival};
 use catamaran::types::LogIndex;
-use catamaran::vfs::{Access, Disk, DiskFile, LockGuard};
+use catamaran::vfs::{Access, Disk, DiskFile};
 use catamaran::wal::{
     Preparer, Recovery, Wal, WalError, WalOptions, open_read_only, open_read_only_on,
 };
@@ -220,6 +223,7 @@ struct Trap {
 }
 
 impl Disk for Trap {
+    forward!(create_dir_all list rename remove sync_dir lock entropy);
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         let helper = thread::current().name() == Some("catamaran-wal");
         assert!(
@@ -228,29 +232,8 @@ impl Disk for Trap {
         );
         self.disk.create(path)
     }
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         self.disk.open(path, access)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        self.disk.lock(path)
-    }
-    fn entropy(&self) -> io::Result<u64> {
-        self.disk.entropy()
     }
 }
 

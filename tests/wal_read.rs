@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/forward.rs"]
+mod forward;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use catamaran::sim::{Moment, Rng, SimDisk, Survival};
 use catamaran::types::{Bytes, LogIndex};
-use catamaran::vfs::{Access, Disk, DiskFile, LockGuard};
+use catamaran::vfs::{Access, Disk, DiskFile};
 use catamaran::wal::{
     Batch, Preparer, ReadError, Record, Wal, WalError, WalOptions, open_read_only_on,
 };
@@ -57,32 +60,12 @@ impl Watched {
 }
 
 impl Disk for Watched {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
+    forward!(create_dir_all list rename remove sync_dir lock entropy);
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         Ok(self.watch(path, self.disk.create(path)?))
     }
     fn open(&self, path: &Path, access: Access) -> io::Result<Arc<dyn DiskFile>> {
         Ok(self.watch(path, self.disk.open(path, access)?))
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        self.disk.lock(path)
-    }
-    fn entropy(&self) -> io::Result<u64> {
-        self.disk.entropy()
     }
 }
 

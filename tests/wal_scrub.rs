@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "support/forward.rs"]
+mod forward;
+
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, mpsc};
@@ -9,7 +12,7 @@ use std::time::Duration;
 
 use catamaran::sim::{Op, SimDisk};
 use catamaran::types::LogIndex;
-use catamaran::vfs::{Access, Disk, DiskFile, LockGuard};
+use catamaran::vfs::{Access, Disk, DiskFile};
 use catamaran::wal::{Preparer, Scrub, Scrubbed, Wal, WalError, WalOptions};
 
 /// So many entries fill a segment of 64 KiB, and one more seals it.
@@ -387,12 +390,7 @@ struct Meddled {
 }
 
 impl Disk for Meddled {
-    fn create_dir_all(&self, dir: &Path) -> io::Result<()> {
-        self.disk.create_dir_all(dir)
-    }
-    fn list(&self, dir: &Path) -> io::Result<Vec<String>> {
-        self.disk.list(dir)
-    }
+    forward!(create_dir_all list rename remove sync_dir lock entropy);
     fn create(&self, path: &Path) -> io::Result<Arc<dyn DiskFile>> {
         self.disk.create(path)
     }
@@ -402,21 +400,6 @@ impl Disk for Meddled {
             hook();
         }
         self.disk.open(path, access)
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        self.disk.remove(path)
-    }
-    fn sync_dir(&self, dir: &Path) -> io::Result<()> {
-        self.disk.sync_dir(dir)
-    }
-    fn lock(&self, path: &Path) -> io::Result<Box<dyn LockGuard>> {
-        self.disk.lock(path)
-    }
-    fn entropy(&self) -> io::Result<u64> {
-        self.disk.entropy()
     }
 }
 
