@@ -215,7 +215,9 @@ def read_log(directory):
     segments = read_segments(directory)
     starts = [segment.start() for segment in segments]
     if None in starts[:-1] or (segments and segments[0].sequence > 1 and starts[0] is None):
-        bad = segments[starts.index(None)]
+        first = starts.index(None)
+        none_begun = not segments[first].begun and not any(starts[first:])
+        bad = segments[-1 if none_begun else first]
         raise bad.damage(BLOCK, "the first frame is damaged")
     unfinished = None
     if starts and starts[-1] is None:

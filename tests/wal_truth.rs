@@ -304,6 +304,23 @@ fn zeros_over_the_only_segment_that_is_left_are_not_taken_for_a_missing_one() {
 }
 
 #[test]
+fn bytes_at_the_head_of_a_segment_behind_one_that_was_not_begun_are_named_there() {
+    let disk = SimDisk::new(1);
+    drop(options(&disk).open().unwrap());
+    assert_eq!(disk.paths(), [path(1), path(2)]);
+    disk.poke(&path(2), 4100, &[1]).unwrap();
+    assert_damaged(&disk, (2, 4096), "the segment's first frame is damaged");
+
+    // Where a good Start frame stands behind, there was one here.
+    let disk = log();
+    disk.poke(&path(4), 4096, &[0; 512]).unwrap();
+    let what = "zeros where the segment's first frame was";
+    assert_damaged(&disk, (4, 4096), what);
+    disk.poke(&path(6), 4100, &[1]).unwrap();
+    assert_damaged(&disk, (4, 4096), what);
+}
+
+#[test]
 fn a_damaged_header_is_told_from_a_file_that_is_no_segment() {
     for at in [0, 8, 12, 16, 32, 40, 48, 64, 72, 80] {
         let disk = log();

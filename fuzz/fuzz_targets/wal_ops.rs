@@ -332,12 +332,6 @@ impl Log {
         let looked = look(&self.disk);
         let (wal, recovery) = match open(&self.disk) {
             Ok(opened) => opened,
-            // With nothing written yet, bytes in the second segment tell that the first should not be empty.
-            Err(WalError::Corruption { segment, .. })
-                if self.steps[self.acknowledged] == Model::default() && segment < name =>
-            {
-                return;
-            }
             Err(error) => {
                 check_named(&error, &name);
                 let looked = looked.err().map(|error| error.to_string());

@@ -135,9 +135,10 @@ fn read_starts(used: &[Found]) -> Result<Vec<(Head, StartInfo)>, WalError> {
     let mut starts: Vec<(Head, StartInfo)> = Vec::new();
     for (at, file) in used.iter().enumerate() {
         let Some((head, start)) = file.start else {
+            let behind = &used[at + 1..];
             let only = at == 0 && file.segment.sequence > 1;
-            if at + 1 < used.len() || only {
-                return Err(file.bad_start());
+            if !behind.is_empty() || only {
+                return Err(misread_start(file, behind).bad_start());
             }
             return Ok(starts);
         };
@@ -156,6 +157,14 @@ fn read_starts(used: &[Found]) -> Result<Vec<(Head, StartInfo)>, WalError> {
         starts.push((head, start));
     }
     Ok(starts)
+}
+
+/// Which of the segments from the first bad Start frame on to call damaged. Something stands at the head of the
+/// last, so that all before it should have begun; but where the first begins with zeros and no Start frame
+/// behind it is good, it is likelier that only the last is wrong.
+fn misread_start<'a>(first: &'a Found, behind: &'a [Found]) -> &'a Found {
+    let none_begun = !first.begun && behind.iter().all(|file| file.start.is_none());
+    behind.last().filter(|_| none_begun).unwrap_or(first)
 }
 
 impl Survey {

@@ -175,6 +175,13 @@ impl Directory {
     }
 }
 
+/// Whether a segment looks as if nothing was written to it, and hides something behind that. A log writes to a
+/// segment only when the one before it has ended, and while that one is open it does not look there.
+pub(crate) fn hides_frames((_, bytes): &(String, Vec<u8>)) -> bool {
+    let (head, behind) = bytes[HEADER_BYTES..].split_at(HEAD_BYTES);
+    head.iter().all(|&byte| byte == 0) && behind.iter().any(|&byte| byte != 0)
+}
+
 impl Segment {
     fn build(&self, sequence: u64, log: &mut Log) -> Vec<u8> {
         let size = match self.size {

@@ -15,7 +15,7 @@ use catamaran::vfs::Disk;
 use catamaran::wal::{
     Inspection, Preparer, ReadError, Recovery, Stored, Wal, WalError, WalOptions, open_read_only_on,
 };
-use directory::Directory;
+use directory::{Directory, hides_frames};
 use libfuzzer_sys::fuzz_target;
 
 const DIR: &str = "/wal";
@@ -33,13 +33,13 @@ struct Seen {
     entries: Entries,
 }
 
-fn disk_of(directory: &Directory) -> SimDisk {
+fn disk_of(files: &[(String, Vec<u8>)]) -> SimDisk {
     let disk = SimDisk::new(1);
     let dir = Path::new(DIR);
     disk.create_dir_all(dir).unwrap();
-    for (name, bytes) in directory.build() {
+    for (name, bytes) in files {
         let file = disk.create(&dir.join(name)).unwrap();
-        file.write_at(0, &bytes).unwrap();
+        file.write_at(0, bytes).unwrap();
         file.sync_data().unwrap();
     }
     disk.sync_dir(dir).unwrap();
@@ -146,7 +146,8 @@ fn check_goes_on(disk: &SimDisk, before: Seen) {
 }
 
 fuzz_target!(|directory: Directory| {
-    let disk = disk_of(&directory);
+    let files = directory.build();
+    let disk = disk_of(&files);
     let whole = disk.ops();
     let looked = look(&disk);
     if let Ok(inspection) = &looked {
@@ -177,7 +178,9 @@ fuzz_target!(|directory: Directory| {
             let (wal, recovery) = open(&beside).unwrap();
             check_same(&seen, &seen_in(&wal, &recovery));
             drop(wal);
-            check_goes_on(&beside, seen);
+            if !files.iter().any(hides_frames) {
+                check_goes_on(&beside, seen);
+            }
         }
         // Only who opens says whose log it should be.
         (_, Err(WalError::Foreign { .. })) => assert_eq!(disk.ops(), whole),
