@@ -2,6 +2,7 @@
 //!
 //! - [`wal`]: the log alone. Segmented, checksummed, group-committed, read through memory maps.
 //! - [`Node`]: a member of a replicated log. Give it a [`StateMachine`], a directory and a transport.
+//! - [`snapshot`]: whole states of a state machine as files, so that the log need not be kept for ever.
 //! - [`raft`]: the consensus by itself, without a disk, a network, a thread or a clock.
 //!
 //! ```
@@ -52,6 +53,7 @@ pub mod raft;
 mod runtime;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod snapshot;
 mod state_machine;
 mod sync;
 mod trace;
