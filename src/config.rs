@@ -30,6 +30,19 @@ pub struct Options {
     /// How many bytes of proposals may wait in memory; beyond it callers are told `Overloaded`. A single
     /// larger one is taken. Default 256 MiB; 1 byte to 64 GiB.
     pub max_pending_bytes: usize,
+    /// After how many applied entries a snapshot is due, or None (thesis, section 5.1.3). Each member takes it
+    /// at the same entries, the multiples of this, unless the one before is still being written. Default
+    /// 100,000; at least 1.
+    pub snapshot_entries: Option<u64>,
+    /// After how many payload bytes of applied entries a snapshot is due at the latest, or None. Default 1 GiB;
+    /// at least 1.
+    pub snapshot_bytes: Option<u64>,
+    /// How many bytes a second a node that is behind fetches of another's snapshot. Default 64 MiB; at least
+    /// 1 KiB.
+    pub snapshot_rate: u64,
+    /// How many entries before a snapshot's last the log keeps for followers that are slow (thesis, section
+    /// 5.1). Who needs more must fetch the snapshot. Default 10,000.
+    pub trailing_entries: u64,
     /// Seeds the election timeouts. None draws a seed from the system; tests set one.
     pub seed: Option<u64>,
 }
@@ -46,6 +59,10 @@ impl Default for Options {
             max_inflight_appends: 64,
             max_pending: 65_536,
             max_pending_bytes: 256 << 20,
+            snapshot_entries: Some(100_000),
+            snapshot_bytes: Some(1 << 30),
+            snapshot_rate: 64 << 20,
+            trailing_entries: 10_000,
             seed: None,
         }
     }
@@ -122,6 +139,18 @@ impl TryFrom<Options> for Config {
             o.max_pending,
             (1, 1 << 24),
             "from 1 to 16,777,216",
+        )?;
+        for (option, every) in [
+            ("snapshot_entries", o.snapshot_entries),
+            ("snapshot_bytes", o.snapshot_bytes),
+        ] {
+            check(option, every.unwrap_or(1), (1, u64::MAX), "at least 1")?;
+        }
+        check(
+            "snapshot_rate",
+            o.snapshot_rate,
+            (1 << 10, u64::MAX),
+            "at least 1 KiB a second",
         )?;
         Ok(Self { options })
     }

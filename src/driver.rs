@@ -8,8 +8,10 @@ use std::collections::VecDeque;
 use crate::log::{LogReader, NewEntry, decode_membership};
 use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
+use crate::snapshot::{Configuration, Meta};
 use crate::types::{
     Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Membership, Roster, Staged, TermRun,
+    WriteSeq,
 };
 
 /// Bytes of the entries in a step's event, which consensus does not see.
@@ -23,6 +25,12 @@ pub(crate) enum Payloads<'a> {
 
 /// A configuration and the index of its entry.
 pub(crate) type Placed = (LogIndex, Membership);
+
+/// The configuration of a snapshot; none if it cannot be decoded.
+pub(crate) fn config_of(meta: &Meta) -> Option<Placed> {
+    let Configuration { index, bytes } = &meta.configuration;
+    Some((*index, decode_membership(bytes).ok()?))
+}
 
 /// The configurations among the entries of a message; none if one cannot be decoded.
 pub(crate) fn configs_in(entries: &[Entry]) -> Option<Vec<Placed>> {
@@ -90,8 +98,8 @@ pub(crate) fn new_entries<'a>(
 ///
 /// # Errors
 /// If they differ.
-pub(crate) fn same_write(persist: &Persist, staged: Staged) -> Result<(), String> {
-    let (log, core) = (staged.seq(), persist.seq);
+pub(crate) fn same_write(core: WriteSeq, staged: Staged) -> Result<(), String> {
+    let log = staged.seq();
     if log == core {
         return Ok(());
     }

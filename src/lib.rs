@@ -65,7 +65,7 @@ pub mod wal;
 pub use config::Options;
 pub use node::{Error, Node, NodeStatus, Proposal, StartError};
 pub use raft::event::RoleName;
-pub use state_machine::StateMachine;
+pub use state_machine::{Snapshot, StateMachine};
 pub use types::{
     Bytes, Change, ClusterId, Entry, EntryKind, LogId, LogIndex, Member, MemberRole, Membership,
     NodeId, Roster, Term,

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use catamaran::raft::message::{AppendOutcome, Body, Message};
 use catamaran::sim::SimDisk;
+use catamaran::snapshot::Ask;
 use catamaran::transport::{Connect, Context, Inbox, Incoming, Transport, TransportError};
 use catamaran::types::{EntryRange, TermRun};
 use catamaran::{
@@ -71,6 +72,10 @@ impl Transport for Out {
     fn send(&self, to: NodeId, message: Message) {
         let _ = self.0.send((to, message));
     }
+
+    fn ask(&self, _: NodeId, _: Ask) {}
+
+    fn answer(&self, _: NodeId, _: Ask) {}
 
     fn close(&self) {}
 }

@@ -139,7 +139,7 @@ impl History {
 fn act(net: &mut Net, history: &mut History, random: &mut Random) {
     let ids: Vec<NodeId> = net.members.keys().copied().collect();
     let id = ids[random.below(ids.len())];
-    match random.below(100) {
+    match random.below(110) {
         0..55 => {
             if !net.wire.is_empty() {
                 // Mostly in order, sometimes not.
@@ -214,8 +214,11 @@ fn act(net: &mut Net, history: &mut History, random: &mut Random) {
             // What it was asked before it forgot.
             history.led.remove(&id);
         }
-        _ => net.tick(id.0),
+        98..100 => net.tick(id.0),
+        100..104 => net.snapshot(id),
+        _ => net.fetch(id),
     }
+    net.check_rosters();
     net.seen.clear();
 }
 
@@ -227,6 +230,10 @@ fn recover(net: &mut Net) {
         net.sync(id, usize::MAX);
     }
     for _ in 0..600 {
+        net.settle();
+        for id in net.members.keys().copied().collect::<Vec<_>>() {
+            net.fetch(id);
+        }
         net.settle();
         let next = net
             .members
@@ -367,9 +374,9 @@ fn hostile(random: &mut Random) -> Message {
         _ => random.next() % 12,
     };
     let id = |random: &mut Random| LogId::new(Term(number(random)), LogIndex(number(random)));
-    let body = match random.below(9) {
-        7 => Body::HandoverVote { last: id(random) },
-        8 => Body::TimeoutNow,
+    let body = match random.below(11) {
+        9 => Body::HandoverVote { last: id(random) },
+        10 => Body::TimeoutNow,
         0 => Body::PreVote { last: id(random) },
         1 => Body::PreVoteReply {
             granted: random.below(2) == 0,
@@ -395,7 +402,15 @@ fn hostile(random: &mut Random) -> Message {
                 round: number(random),
             }
         }
-        5 => {
+        5 => Body::Snapshot {
+            last: id(random),
+            round: number(random),
+        },
+        6 => Body::AppendReply {
+            outcome: AppendOutcome::Fetching,
+            round: number(random),
+        },
+        7 => {
             let outcome = AppendOutcome::Matched {
                 upto: LogIndex(number(random)),
             };

@@ -444,3 +444,13 @@ fn a_call_that_fails_leaves_the_store_as_it_was_and_another_try_succeeds() {
     }
     assert!(failed >= 8, "{failed}");
 }
+
+/// Who followed it would pass over the configurations in its log.
+#[test]
+fn a_configuration_of_an_entry_behind_the_last_is_damage() {
+    let (store, _) = open(&SimDisk::new(1)).unwrap();
+    let mut later = meta(5);
+    later.configuration.index = LogIndex(6);
+    let published = store.begin(later).unwrap().publish();
+    assert!(matches!(published, Err(SnapshotError::Damaged { .. })));
+}

@@ -32,10 +32,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     (
         "transport",
         &[
-            "driver", "raft", "codec", "types", "config", "error", "trace",
+            "driver", "raft", "snapshot", "codec", "types", "config", "error", "trace",
         ],
     ),
-    ("driver", &["raft", "log", "types"]),
+    ("driver", &["raft", "snapshot", "log", "types"]),
     (
         "sim",
         &[

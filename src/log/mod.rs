@@ -33,13 +33,14 @@ pub struct Recovered {
     pub identity: Identity,
     /// Term, vote and a lower bound of what is committed.
     pub hard_state: HardState,
-    /// The first index that the log has, or will have.
-    pub first: LogIndex,
-    /// The last entry; [`LogId::ORIGIN`] if there never was one.
+    /// The entry before the first of the log; [`LogId::ORIGIN`] if none was ever dropped.
+    pub before: LogId,
+    /// The last entry; `before` if there is none.
     pub last: LogId,
     /// The terms of all entries.
     pub runs: Vec<TermRun>,
-    /// Where the configurations are, ascending: the last that is known to be committed, and all behind it.
+    /// Where the configurations are that the log still has, ascending: the last that is known to be committed, and
+    /// all behind it.
     pub configs: Vec<LogIndex>,
     /// A write that a crash had cut short, and that was cut off.
     pub torn: Option<wal::Torn>,
@@ -83,7 +84,7 @@ impl Log {
         let recovered = Recovered {
             identity: recovery.identity,
             hard_state,
-            first: recovery.first,
+            before: reader.before(),
             last: reader.last_id()?,
             runs: reader.runs(),
             configs: found,
@@ -122,6 +123,44 @@ impl Log {
         })?;
         *configs = next;
         Ok(staged)
+    }
+
+    /// Stages that the log is empty and goes on behind `last`, up to which a durable snapshot has everything.
+    ///
+    /// # Errors
+    /// Those of [`Wal::restart`].
+    pub fn restart(&self, last: LogId) -> Result<Staged, WalError> {
+        let mut configs = self.configs.lock();
+        let staged = self.wal.restart(last.index, last.term.0)?;
+        *configs = ConfigIndices::default();
+        Ok(staged)
+    }
+
+    /// Brings a log that was just opened in line with the newest durable snapshot, whose last entry is `last`,
+    /// wherever a crash came between the two: a log that goes through `last` is kept, any other is emptied and
+    /// goes on behind it (Raft paper, figure 13).
+    ///
+    /// # Errors
+    /// Those of [`Wal::restart`] and [`Wal::sync`].
+    pub fn follow(&self, recovered: &mut Recovered, last: LogId) -> Result<(), WalError> {
+        let reader = self.reader();
+        // Everything that a snapshot has in it is committed, in a term that this node had entered when it
+        // took it over, though it may have crashed before that was durable.
+        let hard_state = &mut recovered.hard_state;
+        hard_state.commit = hard_state.commit.max(last.index);
+        if hard_state.term < last.term {
+            hard_state.term = last.term;
+            hard_state.vote = None;
+        }
+        if last.index < reader.before().index || reader.holds(last) {
+            return Ok(());
+        }
+        self.wal.sync(self.restart(last)?)?;
+        recovered.before = last;
+        recovered.last = last;
+        recovered.runs = Vec::new();
+        recovered.configs = Vec::new();
+        Ok(())
     }
 
     /// The write-ahead log underneath, for syncing and closing.

@@ -30,15 +30,23 @@ impl LogReader {
         self.wal.last()
     }
 
-    /// The last entry's term and index.
+    /// The entry before the first: the last that was dropped, or [`LogId::ORIGIN`].
+    #[must_use]
+    pub fn before(&self) -> LogId {
+        let (index, mark) = self.wal.floor();
+        LogId::new(Term(mark), index)
+    }
+
+    /// The last entry's term and index; [`LogReader::before`] if there is none.
     ///
     /// # Errors
     /// Those of [`LogReader::get`].
     pub fn last_id(&self) -> Result<LogId, LogError> {
-        match self.last() {
-            LogIndex::ZERO => Ok(LogId::ORIGIN),
-            index => Ok(LogId::new(self.term(index)?, index)),
+        let (before, last) = (self.before(), self.last());
+        if last == before.index {
+            return Ok(before);
         }
+        Ok(LogId::new(self.term(last)?, last))
     }
 
     /// The term of the entry at `index`.
@@ -49,10 +57,10 @@ impl LogReader {
         Ok(Term(self.wal.mark(index)?))
     }
 
-    /// Whether the log has exactly this entry now.
+    /// Whether the log has exactly this entry now, or begins behind it.
     #[must_use]
     pub fn holds(&self, id: LogId) -> bool {
-        id == LogId::ORIGIN || self.term(id.index).is_ok_and(|term| term == id.term)
+        id == self.before() || self.term(id.index).is_ok_and(|term| term == id.term)
     }
 
     /// The entry at `index`.

@@ -8,7 +8,8 @@ use crate::config::{Config, Options};
 use crate::error::{Fault, OptionError};
 use crate::log::{Log, LogError, NewEntry, Recovered, decode_membership, encode_membership};
 use crate::node::Node;
-use crate::runtime::{Parts, Placed, Runtime};
+use crate::runtime::{Parts, Placed, Runtime, config_of};
+use crate::snapshot::{Meta, SnapshotError, SnapshotStore};
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, TransportError};
 use crate::types::{
@@ -94,14 +95,15 @@ impl Builder {
         self
     }
 
-    /// Opens the log, recovers term, vote and entries, and starts the node's threads. The state machine
-    /// must be empty: it is fed every committed entry from the first. A cluster of one leads when this
-    /// returns; in others, see [`Node::wait_leader`].
+    /// Opens the log, recovers term, vote and entries, restores the state machine from the newest snapshot, and
+    /// starts the node's threads. The state machine must be empty: without a snapshot it is fed every
+    /// committed entry from the first. A cluster of one leads when this returns; in others, see
+    /// [`Node::wait_leader`].
     ///
     /// # Errors
     /// [`StartError`]; nothing is left running, and nothing was changed but that a new directory may have
     /// been created, or a torn last write cut off.
-    pub fn start<M: StateMachine>(self, machine: M) -> Result<Node<M>, StartError> {
+    pub fn start<M: StateMachine>(self, mut machine: M) -> Result<Node<M>, StartError> {
         let config = Config::try_from(self.options.clone())?;
         let members = self.sorted_members()?;
         let mut contacts = self.contacts.clone().unwrap_or_default();
@@ -111,11 +113,12 @@ impl Builder {
         if let Some(torn) = &recovered.torn {
             crate::trace::warn!(?torn, "a write that a crash cut short was cut off");
         }
+        let (snapshots, meta) = self.restore(&log, &mut recovered, &mut machine)?;
         if recovered.last == LogId::ORIGIN && self.contacts.is_none() {
             let members = members.unwrap_or_else(|| self.sole_member());
             bootstrap(&log, &mut recovered, &members)?;
         }
-        let configs = read_configs(&log, &recovered)?;
+        let configs = read_configs(&log, &recovered, meta.as_ref())?;
         if configs.is_empty() && self.contacts.is_none() {
             return Err(StartError::NoMembers);
         }
@@ -139,6 +142,7 @@ impl Builder {
             contacts,
             log,
             recovered,
+            snapshots,
             seed,
             connect: self.connect,
             machine,
@@ -191,6 +195,35 @@ impl Builder {
             .disk(Arc::clone(&self.disk));
         Ok(Log::open(options)?)
     }
+
+    /// Restores the state machine from the newest whole snapshot that the log goes on from, and brings the log
+    /// in line with it. Gives what that one is of.
+    fn restore(
+        &self,
+        log: &Log,
+        recovered: &mut Recovered,
+        machine: &mut impl StateMachine,
+    ) -> Result<(SnapshotStore, Option<Meta>), StartError> {
+        let dir = self.dir.join("snapshots");
+        let cluster = recovered.identity.cluster;
+        let (store, found) = SnapshotStore::open(Arc::clone(&self.disk), &dir, cluster)?;
+        let newest = found.newest.as_ref().map(|whole| whole.meta().last);
+        if newest.map_or(LogIndex::ZERO, |last| last.index) < recovered.before.index {
+            let first = recovered.before.index.next();
+            let damaged = found.damaged.into_iter().next();
+            return Err(damaged.map_or(StartError::MissingSnapshot { dir, first }, Into::into));
+        }
+        for error in &found.damaged {
+            crate::trace::warn!(%error, "a damaged snapshot is passed over");
+        }
+        let Some(whole) = found.newest else {
+            return Ok((store, None));
+        };
+        whole.restore(|format, from| machine.restore(format, from))?;
+        let meta = whole.meta();
+        log.follow(recovered, meta.last)?;
+        Ok((store, Some(meta.clone())))
+    }
 }
 
 /// Writes the members as the first entry, committed from the start since every member writes the same.
@@ -215,15 +248,24 @@ fn bootstrap(log: &Log, recovered: &mut Recovered, members: &[Member]) -> Result
     Ok(())
 }
 
-/// The configurations that the log names.
-fn read_configs(log: &Log, recovered: &Recovered) -> Result<Vec<Placed>, StartError> {
+/// The configurations that may count: the snapshot's, which is committed, and those behind it in the log.
+fn read_configs(
+    log: &Log,
+    recovered: &Recovered,
+    snapshot: Option<&Meta>,
+) -> Result<Vec<Placed>, StartError> {
     let reader = log.reader();
-    let read = |&index: &LogIndex| {
+    let mut configs = Vec::new();
+    if let Some(meta) = snapshot {
+        configs.push(config_of(meta).ok_or(StartError::NoMembers)?);
+    }
+    let before = configs.first().map_or(LogIndex::ZERO, |(at, _)| *at);
+    for &index in recovered.configs.iter().filter(|index| **index > before) {
         let entry = reader.get(index)?;
         let decoded = decode_membership(&entry.payload);
-        Ok((index, decoded.map_err(|_| StartError::NoMembers)?))
-    };
-    recovered.configs.iter().map(read).collect()
+        configs.push((index, decoded.map_err(|_| StartError::NoMembers)?));
+    }
+    Ok(configs)
 }
 
 /// The same members give the same cluster (FNV-1a over their encoding).
@@ -244,6 +286,15 @@ pub enum StartError {
     Option(OptionError),
     /// The log cannot be opened or read: locked, foreign, newer or damaged, as the error says.
     Log(LogError),
+    /// A snapshot that is needed cannot be read, or the state machine cannot restore it.
+    Snapshot(SnapshotError),
+    /// The log begins behind its first entry, and no snapshot has what was before.
+    MissingSnapshot {
+        /// Where snapshots are kept.
+        dir: PathBuf,
+        /// The first entry of the log.
+        first: LogIndex,
+    },
     /// The disk failed otherwise.
     Io(Fault),
     /// The transport, or a thread, could not be started.
@@ -264,6 +315,13 @@ impl fmt::Display for StartError {
         match self {
             Self::Option(error) => error.fmt(f),
             Self::Log(error) => error.fmt(f),
+            Self::Snapshot(error) => error.fmt(f),
+            Self::MissingSnapshot { dir, first } => write!(
+                f,
+                "the log begins with entry {first}, and {} has no snapshot of what was before: bring back its \
+                 files, or remove the node's directory and let it join anew",
+                dir.display()
+            ),
             Self::Io(error) => error.fmt(f),
             Self::Transport(error) => error.fmt(f),
             Self::NotAMember(id) => write!(f, "node {id} is not among the members of its cluster"),
@@ -284,6 +342,7 @@ impl std::error::Error for StartError {
         match self {
             Self::Option(error) => Some(error),
             Self::Log(error) => Some(error),
+            Self::Snapshot(error) => Some(error),
             Self::Io(error) => Some(error),
             Self::Transport(error) => Some(error),
             _ => None,
@@ -306,6 +365,12 @@ impl From<LogError> for StartError {
 impl From<WalError> for StartError {
     fn from(error: WalError) -> Self {
         Self::Log(error.into())
+    }
+}
+
+impl From<SnapshotError> for StartError {
+    fn from(error: SnapshotError) -> Self {
+        Self::Snapshot(error)
     }
 }
 

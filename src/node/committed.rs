@@ -27,7 +27,8 @@ impl Committed {
     }
 
     /// Every committed entry from `index` on, in order. At the end of what is committed the iterator
-    /// waits for more; it ends when the node stops.
+    /// waits for more; it ends when the node stops. An entry that the log has let go of, since a snapshot has
+    /// it, is an error ([`ReadError::Compacted`](crate::wal::ReadError::Compacted)).
     #[must_use]
     pub fn from(&self, index: u64) -> CommittedFrom {
         CommittedFrom {

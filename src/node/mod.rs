@@ -40,7 +40,9 @@ pub struct NodeStatus {
     pub term: Term,
     /// The leader of that term, if known.
     pub leader: Option<Member>,
-    /// The first index in its log.
+    /// The last entry in its newest snapshot, if it has one.
+    pub snapshot: Option<LogIndex>,
+    /// The first index in its log. What is before it is in the snapshot.
     pub first: LogIndex,
     /// The last index in its log.
     pub last: LogIndex,
@@ -115,7 +117,9 @@ impl<M: StateMachine> Node<M> {
             role: status.role,
             term: status.term,
             leader,
+            // The log lets go only of what a snapshot has, so its begin is looked at first.
             first: self.runtime.reader().first(),
+            snapshot: self.runtime.snapshots().last().map(|last| last.index),
             last: self.runtime.last(),
             committed,
             applied,

@@ -46,6 +46,25 @@ pub enum Event {
     },
     /// The log is durable up to this write.
     Persisted(Durable),
+    /// A snapshot of this node's own state machine is durable. The log may let go of what it has in it.
+    Snapshot {
+        /// The last entry that it has in it.
+        last: LogId,
+    },
+    /// A snapshot that this node fetched from another is durable. It counts from now on, also after a crash.
+    Fetched {
+        /// The last entry that it has in it.
+        last: LogId,
+        /// The last configuration that it has in it, and the index of its entry.
+        config: (LogIndex, Roster),
+    },
+    /// A follower asks for bytes of a snapshot.
+    Asked {
+        /// Who.
+        from: NodeId,
+        /// The last entry of the snapshot that it has a part of, and how many bytes. None asks for the newest.
+        have: Option<(LogId, u64)>,
+    },
 }
 
 /// Names a read that waits for its index. The caller counts up.
@@ -55,7 +74,7 @@ pub struct ReadId(pub u64);
 /// What the caller has to do, in the order given.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
-    /// Write this to the log as one batch. The first has number 1, each next one more.
+    /// Write this to the log as one batch. The first write has number 1, each next one more.
     Persist(Persist),
     /// Send a message.
     Send {
@@ -87,6 +106,29 @@ pub enum Effect {
     ReadFailed {
         /// Who leads, if known.
         leader: Option<NodeId>,
+    },
+    /// Drop the log's entries up to here: a snapshot has them in it. A write of its own, with a number.
+    Compact {
+        /// The number of this write.
+        seq: WriteSeq,
+        /// The last entry to be dropped.
+        upto: LogIndex,
+    },
+    /// Forget the whole log, which goes on behind `last`, and restore the state machine from the snapshot that
+    /// ends there. A write of its own, with a number; the snapshot is durable already.
+    Install {
+        /// The number of this write.
+        seq: WriteSeq,
+        /// The last entry that the snapshot has in it.
+        last: LogId,
+    },
+    /// Fetch a snapshot: the one that ends with `last`, or a newer one. Said with each heartbeat, until
+    /// [`Event::Fetched`] tells that it is there.
+    Fetch {
+        /// The leader, who has it.
+        from: NodeId,
+        /// The last entry that it has in it.
+        last: LogId,
     },
     /// This node's role, term or known leader changed.
     Status(Status),

@@ -61,6 +61,12 @@ impl Raft {
         if !self.accept_leader(from) {
             return;
         }
+        let before = self.log.before().index;
+        if range.prev.index < before {
+            // What was dropped here is committed, so the leader has the same.
+            self.reply(from, AppendOutcome::Matched { upto: before }, round);
+            return;
+        }
         if !self.log.holds(range.prev) {
             let hint = self.log.last_agreeing(range.prev);
             self.reply(
@@ -95,7 +101,7 @@ impl Raft {
 
     /// Follows the leader of this term, whatever this node was, unless it leads itself: two leaders in a
     /// term there cannot be, and who says so is not believed.
-    fn accept_leader(&mut self, from: NodeId) -> bool {
+    pub(super) fn accept_leader(&mut self, from: NodeId) -> bool {
         match &self.role {
             Role::Leader(_) => return false,
             Role::Follower(follower) if follower.leader.is_some_and(|leader| leader != from) => {
@@ -147,10 +153,10 @@ impl Raft {
     }
 
     /// Answers an append. That entries match is said once they are durable.
-    fn reply(&mut self, to: NodeId, outcome: AppendOutcome, round: u64) {
+    pub(super) fn reply(&mut self, to: NodeId, outcome: AppendOutcome, round: u64) {
         let needs = match outcome {
             AppendOutcome::Matched { upto } => Some(upto),
-            AppendOutcome::Rejected { .. } => None,
+            AppendOutcome::Rejected { .. } | AppendOutcome::Fetching => None,
         };
         let message = Message {
             term: self.term,

@@ -18,7 +18,7 @@ pub(super) struct Leader {
     quorum_at: Time,
     pub(super) transfer: Option<Transfer>,
     /// Counts rounds of heartbeats.
-    round: u64,
+    pub(super) round: u64,
     /// Reads whose round is under way: the last of them, what they must see, the round.
     asked: Option<(ReadId, LogIndex, u64)>,
     /// Reads that came since, up to this one.
@@ -52,6 +52,9 @@ impl Leader {
         self.quorum_at = Time::default();
         for peer in self.peers.values_mut() {
             peer.heard = false;
+            if let Flow::Snapshot { until, .. } = &mut peer.flow {
+                *until = Time::default();
+            }
         }
     }
 
@@ -102,6 +105,7 @@ impl Raft {
     /// Sends one follower what it lacks, as far as the limits allow.
     fn replicate(&mut self, to: NodeId) {
         let last = self.log.last().index;
+        let before = self.log.before().index;
         let (max_inflight, max_entries) = (self.max_inflight, self.max_entries);
         loop {
             let Role::Leader(leader) = &mut self.role else {
@@ -111,6 +115,12 @@ impl Raft {
                 return;
             };
             let prev = peer.next.prev();
+            if prev < before {
+                if !matches!(peer.flow, Flow::Snapshot { .. }) {
+                    self.offers_snapshot(to);
+                }
+                return;
+            }
             let upto = prev.plus(max_entries).min(last);
             if upto == prev {
                 return;
@@ -123,6 +133,7 @@ impl Raft {
                     inflight.push_back(upto);
                     peer.next = upto.next();
                 }
+                Flow::Snapshot { .. } => return,
             }
             let round = leader.round;
             self.send_append(to, prev, upto, round);
@@ -146,7 +157,9 @@ impl Raft {
             .map(|(&id, peer)| (id, peer.next.prev()))
             .collect();
         for (to, prev) in places {
-            self.send_append(to, prev, prev, round);
+            if !self.offers_snapshot(to) {
+                self.send_append(to, prev, prev, round);
+            }
         }
     }
 
@@ -202,6 +215,7 @@ impl Raft {
 
     pub(super) fn handle_append_reply(&mut self, from: NodeId, outcome: AppendOutcome, round: u64) {
         let last = self.log.last().index;
+        let before = self.log.before().index;
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
@@ -215,16 +229,22 @@ impl Raft {
         peer.round = peer.round.max(round);
         match outcome {
             AppendOutcome::Matched { upto } if upto <= last => {
-                peer.matched(upto);
+                peer.matched(upto, before);
                 self.advance_commit();
                 self.catch_up(from);
             }
             AppendOutcome::Rejected { prev, hint } if prev <= last && peer.is_news(prev) => {
                 let limit = LogId::new(hint.term, hint.index.min(prev.prev()));
-                peer.rejected(self.log.last_agreeing(limit).index);
+                if limit.index < before && peer.matched < before {
+                    peer.next = peer.matched.next();
+                } else {
+                    peer.rejected(self.log.last_agreeing(limit).index);
+                }
             }
             // Late, or nonsense.
-            AppendOutcome::Matched { .. } | AppendOutcome::Rejected { .. } => {}
+            AppendOutcome::Matched { .. }
+            | AppendOutcome::Rejected { .. }
+            | AppendOutcome::Fetching => {}
         }
         self.replicate(from);
         self.answer_reads();

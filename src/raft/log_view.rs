@@ -21,9 +21,12 @@ pub(super) struct LogView {
 
 impl LogView {
     /// A log that is durable throughout.
-    pub(super) fn new(first: LogIndex, last: LogId, runs: Vec<TermRun>) -> Self {
-        let before = LogId::new(Term::ZERO, first.prev());
-        let last = if last.index < first { before } else { last };
+    pub(super) fn new(before: LogId, last: LogId, runs: Vec<TermRun>) -> Self {
+        let last = if last.index <= before.index {
+            before
+        } else {
+            last
+        };
         Self {
             before,
             last,
@@ -35,6 +38,11 @@ impl LogView {
 
     pub(super) const fn first(&self) -> LogIndex {
         self.before.index.next()
+    }
+
+    /// The entry before the first: the last that was dropped.
+    pub(super) const fn before(&self) -> LogId {
+        self.before
     }
 
     pub(super) const fn last(&self) -> LogId {
@@ -145,6 +153,35 @@ impl LogView {
         }
     }
 
+    /// Forgets the entries up to `upto`, which a durable snapshot has in it.
+    pub(super) fn compact(&mut self, upto: LogIndex) {
+        let Some(term) = self.term_at(upto) else {
+            debug_assert!(false, "nothing to compact");
+            return;
+        };
+        self.before = LogId::new(term, upto);
+        self.durable = self.durable.max(upto);
+        let first = upto.next();
+        let begun = self.runs.partition_point(|run| run.first <= first);
+        self.runs.drain(..begun.saturating_sub(1));
+        if upto == self.last.index {
+            self.runs.clear();
+        } else if let Some(run) = self.runs.first_mut() {
+            run.first = first;
+        }
+    }
+
+    /// Forgets every entry: the log goes on behind `last`, up to which a durable snapshot has everything.
+    pub(super) fn reset(&mut self, last: LogId) {
+        self.before = last;
+        self.last = last;
+        self.runs.clear();
+        self.durable = last.index;
+        for (_, staged) in &mut self.staged {
+            *staged = last.index.min(*staged);
+        }
+    }
+
     /// Adds entries behind the last, to be durable with write `seq`. Terms only go up, so of `runs` those
     /// are new that are later than the last; the others are of entries that the log has.
     pub(super) fn append(&mut self, runs: &[TermRun], last: LogId, seq: WriteSeq) {
@@ -203,7 +240,11 @@ mod tests {
 
     /// 1 1 2 2 2 5
     fn view() -> LogView {
-        LogView::new(LogIndex(1), id(5, 6), vec![run(1, 1), run(2, 3), run(5, 6)])
+        LogView::new(
+            LogId::ORIGIN,
+            id(5, 6),
+            vec![run(1, 1), run(2, 3), run(5, 6)],
+        )
     }
 
     #[test]
@@ -217,8 +258,8 @@ mod tests {
 
     #[test]
     fn a_log_that_ends_before_its_first_entry_is_empty() {
-        let view = LogView::new(LogIndex(5), LogId::ORIGIN, Vec::new());
-        assert_eq!((view.first(), view.last()), (LogIndex(5), id(0, 4)));
+        let view = LogView::new(id(3, 4), LogId::ORIGIN, Vec::new());
+        assert_eq!((view.first(), view.last()), (LogIndex(5), id(3, 4)));
         assert_eq!(view.durable(), LogIndex(4));
     }
 
@@ -266,6 +307,54 @@ mod tests {
             (view.durable(), view.write_of(LogIndex(9))),
             (LogIndex(9), None)
         );
+    }
+
+    #[test]
+    fn what_was_compacted_is_known_by_its_last_entry_alone() {
+        let all = (0..=6).map(LogIndex);
+        for upto in all.clone().skip(1) {
+            let mut compacted = view();
+            compacted.compact(upto);
+            assert_eq!(
+                (compacted.first(), compacted.last()),
+                (upto.next(), id(5, 6))
+            );
+            for index in all.clone() {
+                let known = Some(index).filter(|&index| index >= upto);
+                let expected = known.and_then(|index| view().term_at(index));
+                assert_eq!(compacted.term_at(index), expected, "{index} after {upto}");
+            }
+            let rest = EntryRange {
+                prev: compacted.before(),
+                last: id(5, 6),
+            };
+            assert_eq!(compacted.runs_in(rest), view().runs_in(rest));
+            compacted.append(&[run(5, 7), run(6, 8)], id(6, 8), WriteSeq(1));
+            let terms = [7, 8].map(|index| compacted.term_at(LogIndex(index)));
+            assert_eq!(terms, [Some(Term(5)), Some(Term(6))], "after {upto}");
+        }
+    }
+
+    #[test]
+    fn a_reset_log_goes_on_behind_its_snapshot_and_waits_for_no_older_write() {
+        let mut view = view();
+        view.append(&[run(5, 7)], id(5, 9), WriteSeq(1));
+        view.reset(id(6, 8));
+        assert_eq!((view.before(), view.last()), (id(6, 8), id(6, 8)));
+        assert_eq!(
+            (view.durable(), view.write_of(LogIndex(8))),
+            (LogIndex(8), None)
+        );
+        view.append(&[run(7, 9)], id(7, 9), WriteSeq(3));
+        assert_eq!(view.write_of(LogIndex(9)), Some(WriteSeq(3)));
+        view.persisted(WriteSeq(1));
+        assert_eq!(
+            view.durable(),
+            LogIndex(8),
+            "the first write was of another entry 9"
+        );
+        view.persisted(WriteSeq(3));
+        assert_eq!(view.durable(), LogIndex(9));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub(super) struct Configs {
 }
 
 impl Configs {
-    /// Those that a log holds. Before the first of them nobody is known to vote.
+    /// Those of a snapshot and a log. Before the first of them nobody is known to vote.
     pub(super) fn new(mut list: Vec<(LogIndex, Roster)>) -> Self {
         list.sort_by_key(|(index, _)| *index);
         list.insert(0, (LogIndex::ZERO, Roster::default()));
@@ -44,6 +44,11 @@ impl Configs {
 
     pub(super) fn append(&mut self, index: LogIndex, roster: Roster) {
         self.list.push((index, roster));
+    }
+
+    /// A snapshot, whose last configuration this is, takes the place of the log.
+    pub(super) fn reset(&mut self, index: LogIndex, roster: Roster) {
+        self.list = vec![(index, roster)];
     }
 
     /// The entries from `from` on are no more. What is committed never goes.

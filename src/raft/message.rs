@@ -56,7 +56,15 @@ pub enum Body {
         /// followed after the round began (linearizable reads; thesis, section 6.4).
         round: u64,
     },
-    /// The answer to [`Body::Append`].
+    /// The entries that you need are gone from this leader's log: fetch its snapshot (Raft paper, section 7).
+    /// Stands in the place of heartbeats until the follower has it.
+    Snapshot {
+        /// The last entry that the snapshot has in it.
+        last: LogId,
+        /// As in [`Body::Append`].
+        round: u64,
+    },
+    /// The answer to [`Body::Append`] and [`Body::Snapshot`].
     AppendReply {
         /// What became of it.
         outcome: AppendOutcome,
@@ -75,7 +83,7 @@ impl Body {
     }
 }
 
-/// What a follower did with an append.
+/// What a follower did with an append, or with the offer of a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum AppendOutcome {
     /// The follower's durable log agrees with the leader's up to here.
@@ -92,4 +100,6 @@ pub enum AppendOutcome {
         /// cannot agree beyond it. Backs up over a whole term at a time (Raft paper, section 5.3).
         hint: LogId,
     },
+    /// The follower has not what the snapshot has in it, and fetches it.
+    Fetching,
 }

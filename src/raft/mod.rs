@@ -25,15 +25,14 @@
 //! - **Commit rides along.** Followers learn of it with the next append or heartbeat.
 //! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
 //!   a round that began after; one round at a time, shared by all that wait.
-//!
 //! - **Members change** by joint consensus, of which the single change is a special case (thesis, chapter 4).
-//!   The core knows them by their ids; the caller tells it of configurations that come in with appends, and
-//!   encodes the leader's own. Whoever asks is heard, member or not: a new voter has to vote before it knows
-//!   that it is one. But only members' answers count.
+//!   The core knows them by their ids; the caller tells it of configurations that come in with appends or with a
+//!   snapshot, and encodes the leader's own. Whoever asks is heard, member or not: a new voter has to vote before
+//!   it knows that it is one. But only members' answers count.
 //! - **Leadership is handed over** on request (thesis, 3.10), to who then needs no promise and breaks the
 //!   stickiness of the others.
-//!
-//! What is deliberately absent: snapshots.
+//! - **Snapshots** (paper, section 7; thesis, chapter 5) are known by their last entry. The log begins behind
+//!   one, or some entries before, and a follower that needs what is gone is offered it with each heartbeat.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -53,6 +52,7 @@ pub mod message;
 mod progress;
 mod quorum;
 mod rng;
+mod snapshot;
 mod transfer;
 
 use election::Ballot;
@@ -73,12 +73,14 @@ const MAX_INDEX: LogIndex = LogIndex(u64::MAX >> 1);
 /// One member's part in consensus.
 ///
 /// ```text
-///            committed           durable            last
-///   first        |                  |                |
-///     |          v                  v                v
-/// ----+==========+------------------+----------------+
-///     first - 1 <= committed <= last,   durable <= last
+///       snapshot     committed           durable            last
+///   first   |            |                  |                |
+///     |     v            v                  v                v
+/// ----+=====+============+------------------+----------------+
+///     first - 1 <= snapshot <= committed <= last,   durable <= last
 /// ```
+/// Without a snapshot the first entry is number 1.
+///
 /// On a follower `committed` may be beyond `durable`: a quorum of others has the entry.
 #[derive(Clone, Debug)]
 pub struct Raft {
@@ -88,11 +90,15 @@ pub struct Raft {
     heartbeat_interval: Duration,
     max_inflight: usize,
     max_entries: u64,
+    /// Entries that are kept though a snapshot has them in it.
+    trailing: u64,
 
     term: Term,
     vote: Option<NodeId>,
     commit: LogIndex,
     log: LogView,
+    /// The last entry of the newest snapshot here.
+    snapshot: Option<LogId>,
     role: Role,
     election_at: Time,
     rng: Rng,
@@ -136,15 +142,17 @@ struct Outgoing {
 pub struct Boot {
     /// Who this is.
     pub id: NodeId,
-    /// The configurations in the log, by the index of their entries: the last that is known to be committed,
-    /// and all behind it. None if the node is new and waits to hear from a cluster.
+    /// The configurations of the newest snapshot and of the log, by the index of their entries: the last that is
+    /// known to be committed, and all behind it. None if the node is new and waits to hear from a cluster.
     pub configs: Vec<(LogIndex, Roster)>,
     /// Term, vote and commit.
     pub hard_state: HardState,
-    /// The first index of the log.
-    pub first: LogIndex,
-    /// The last entry.
+    /// The entry before the first of the log; [`LogId::ORIGIN`] if none was ever dropped.
+    pub before: LogId,
+    /// The last entry; `before` if there is none.
     pub last: LogId,
+    /// The last entry of the newest snapshot, at or behind `before`.
+    pub snapshot: Option<LogId>,
     /// The terms of the entries, ascending.
     pub runs: Vec<TermRun>,
     /// The number of the last write, after which this one counts on.
@@ -158,6 +166,8 @@ pub struct Boot {
 pub struct Pointers {
     /// The first entry.
     pub first: LogIndex,
+    /// The last that the newest snapshot has in it.
+    pub snapshot: Option<LogId>,
     /// The last that is known to be committed.
     pub committed: LogIndex,
     /// The last of those that are durable here.
@@ -171,14 +181,16 @@ impl Raft {
     #[must_use]
     pub fn new(config: &Config, boot: Boot, now: Time) -> Self {
         let mut configs = Configs::new(boot.configs);
-        let log = LogView::new(boot.first, boot.last, boot.runs);
+        let log = LogView::new(boot.before, boot.last, boot.runs);
         let HardState { term, vote, commit } = boot.hard_state;
         let status = Status {
             role: RoleName::Follower,
             term,
             leader: None,
         };
-        let commit = commit.clamp(log.first().prev(), log.last().index);
+        let commit = commit
+            .max(boot.snapshot.map_or(LogIndex::ZERO, |last| last.index))
+            .clamp(log.before().index, log.last().index);
         configs.commit(commit);
         let mut raft = Self {
             id: boot.id,
@@ -187,10 +199,12 @@ impl Raft {
             heartbeat_interval: config.heartbeat_interval,
             max_inflight: config.max_inflight_appends,
             max_entries: config.max_append_entries,
+            trailing: config.trailing_entries,
             term,
             vote,
             commit,
             log,
+            snapshot: boot.snapshot,
             role: Role::Follower(Follower::default()),
             election_at: now,
             rng: Rng::new(boot.seed),
@@ -232,6 +246,9 @@ impl Raft {
             Event::Transfer { to } => self.handle_transfer(to),
             Event::Change { to } => self.handle_change(to),
             Event::Persisted(durable) => self.persisted(durable),
+            Event::Snapshot { last } => self.handle_snapshot(last),
+            Event::Fetched { last, config } => self.handle_fetched(last, config),
+            Event::Asked { from, have } => self.handle_asked(from, have),
         }
         self.flush();
         std::mem::swap(&mut self.effects, effects);
@@ -259,6 +276,7 @@ impl Raft {
     pub const fn pointers(&self) -> Pointers {
         Pointers {
             first: self.log.first(),
+            snapshot: self.snapshot,
             committed: self.commit,
             durable: self.log.durable(),
             last: self.log.last(),
@@ -345,6 +363,10 @@ impl Raft {
                 if term == self.term {
                     self.handle_vote_reply(from, granted);
                 }
+            }
+            Body::Snapshot { last, round } => {
+                self.enter(term);
+                self.handle_offer(from, term, last, round);
             }
             Body::AppendReply { outcome, round } => {
                 self.enter(term);
@@ -491,11 +513,14 @@ impl Raft {
     pub fn check(&self) {
         let Pointers {
             first,
+            snapshot,
             committed,
             durable,
             last,
         } = self.pointers();
-        assert!(first.prev() <= committed, "first - 1 <= committed");
+        let snapshot = snapshot.map_or(LogIndex::ZERO, |last| last.index);
+        assert!(first.prev() <= snapshot, "first - 1 <= snapshot");
+        assert!(snapshot <= committed, "snapshot <= committed");
         assert!(committed <= last.index, "committed <= last");
         assert!(durable <= last.index, "durable <= last");
         assert!(last.term <= self.term, "no entry of a term to come");

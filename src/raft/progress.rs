@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::types::{LogIndex, Time};
+use crate::types::{LogId, LogIndex, Time};
 
 /// A follower, as its leader sees it. `matched < next`, always.
 #[derive(Clone, Debug)]
@@ -40,6 +40,13 @@ pub(super) enum Flow {
         /// The last index of each append that was not answered.
         inflight: VecDeque<LogIndex>,
     },
+    /// What it needs is gone from the log: it is offered a snapshot, and nothing else.
+    Snapshot {
+        /// What it asked for last: of the snapshot that ends there, from which byte on.
+        asked: Option<(LogId, u64)>,
+        /// The entries behind that snapshot are kept for it until then, unless it makes progress.
+        until: Time,
+    },
 }
 
 impl Progress {
@@ -54,8 +61,8 @@ impl Progress {
         }
     }
 
-    /// The follower has everything up to `upto`.
-    pub(super) fn matched(&mut self, upto: LogIndex) {
+    /// The follower has everything up to `upto`; the leader's log has what is behind `before`.
+    pub(super) fn matched(&mut self, upto: LogIndex, before: LogIndex) {
         self.matched = self.matched.max(upto);
         match &mut self.flow {
             Flow::Probe { .. } => {
@@ -70,6 +77,32 @@ impl Progress {
                 }
                 self.next = self.next.max(self.matched.next());
             }
+            Flow::Snapshot { .. } => {
+                self.next = self.next.max(self.matched.next());
+                // An older answer says nothing of the snapshot.
+                if self.matched >= before {
+                    self.flow = Flow::Replicate {
+                        inflight: VecDeque::new(),
+                    };
+                }
+            }
+        }
+    }
+
+    /// What the follower needs is gone: it is to fetch a snapshot.
+    pub(super) fn lacks_what_is_gone(&mut self) {
+        self.next = self.matched.next();
+        self.flow = Flow::Snapshot {
+            asked: None,
+            until: Time::default(),
+        };
+    }
+
+    /// The snapshot that it is fetching now, and so needs the entries behind.
+    pub(super) fn fetching(&self, now: Time) -> Option<LogId> {
+        match self.flow {
+            Flow::Snapshot { asked, until } if now < until => asked.map(|(last, _)| last),
+            _ => None,
         }
     }
 
@@ -78,6 +111,7 @@ impl Progress {
         match self.flow {
             Flow::Probe { .. } => prev.next() == self.next,
             Flow::Replicate { .. } => prev > self.matched && prev < self.next,
+            Flow::Snapshot { .. } => false,
         }
     }
 

@@ -6,8 +6,10 @@ use parking_lot::{Condvar, Mutex};
 
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
+use super::snapshot::Schedule;
 use crate::driver::{Replies, next_batch};
 use crate::log::LogReader;
+use crate::snapshot::Whole;
 use crate::state_machine::StateMachine;
 use crate::types::{Entry, EntryKind, LogId, LogIndex};
 
@@ -30,6 +32,8 @@ struct Work<M: StateMachine> {
     committed: LogIndex,
     slots: Replies<Slot<M::Reply>>,
     reads: Vec<(LogIndex, ReadJob<M>)>,
+    /// A snapshot that takes the place of the log up to its last entry.
+    install: Option<Arc<Whole>>,
     stopped: bool,
 }
 
@@ -39,6 +43,7 @@ impl<M: StateMachine> ApplyQueue<M> {
             committed: LogIndex::ZERO,
             slots: Replies::new(),
             reads: Vec::new(),
+            install: None,
             stopped: false,
         };
         Self {
@@ -74,6 +79,20 @@ impl<M: StateMachine> ApplyQueue<M> {
         self.arrived.notify_one();
     }
 
+    /// The state machine is to become what this snapshot says, before entries behind it are applied.
+    pub(super) fn install(&self, whole: Arc<Whole>) {
+        self.queued.lock().install = Some(whole);
+        self.arrived.notify_one();
+    }
+
+    fn is_to_install(&self) -> bool {
+        self.queued.lock().install.is_some()
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.queued.lock().stopped
+    }
+
     /// Stops the apply thread. Nobody takes from the queue after this, and nobody puts in: what it held,
     /// and what comes yet, is dropped, which tells those who wait.
     pub(super) fn stop(&self) {
@@ -94,6 +113,9 @@ pub(super) struct Applier<M: StateMachine> {
     pub(super) reader: LogReader,
     pub(super) progress: Arc<Progress>,
     pub(super) applied: LogIndex,
+    pub(super) snapshots: Schedule,
+    /// Taken off the queue, and not yet restored from.
+    pub(super) install: Option<Arc<Whole>>,
     /// Taken off the queue, and not yet answered.
     pub(super) slots: Replies<Slot<M::Reply>>,
     pub(super) reads: Vec<(LogIndex, ReadJob<M>)>,
@@ -106,10 +128,17 @@ impl<M: StateMachine> Applier<M> {
     /// What stops the node: an entry that cannot be read, or a state machine that breaks its contract.
     pub(super) fn run(mut self) -> Result<(), String> {
         while let Some(committed) = self.collect() {
+            self.install()?;
             while self.applied < committed {
                 let limits = (BATCH_ENTRIES, BATCH_BYTES);
-                let batch = next_batch(&self.reader, self.applied, committed, limits)?;
+                let upto = committed.min(self.snapshots.limit(self.applied));
+                let batch = match next_batch(&self.reader, self.applied, upto, limits) {
+                    // The log went meanwhile, and a snapshot takes its place.
+                    Err(_) if self.queue.is_to_install() => break,
+                    batch => batch?,
+                };
                 self.apply(&batch)?;
+                self.freeze(&batch);
             }
             self.run_reads();
         }
@@ -123,12 +152,42 @@ impl<M: StateMachine> Applier<M> {
             if queued.stopped {
                 return None;
             }
-            if queued.committed > self.applied || !queued.reads.is_empty() {
+            let installs = queued.install.is_some();
+            if installs || queued.committed > self.applied || !queued.reads.is_empty() {
+                self.install = queued.install.take();
                 self.slots.append(&mut queued.slots);
                 self.reads.append(&mut queued.reads);
                 return Some(queued.committed);
             }
             self.queue.arrived.wait(&mut queued);
+        }
+    }
+
+    /// Becomes what a fetched snapshot says.
+    fn install(&mut self) -> Result<(), String> {
+        let Some(whole) = self.install.take() else {
+            return Ok(());
+        };
+        let restored = whole.restore(|format, from| self.machine.restore(format, from));
+        restored.map_err(|error| format!("cannot restore a snapshot: {error}"))?;
+        let last = whole.meta().last;
+        drop(self.slots.take(last));
+        self.snapshots.restored(whole.meta());
+        self.applied = last.index;
+        self.progress.applied(last.index);
+        crate::trace::info!(%last, "a snapshot was installed");
+        Ok(())
+    }
+
+    /// Takes a snapshot if one is due. A machine that failed never gets here, and of a node that stops over a
+    /// failure elsewhere none is wanted.
+    fn freeze(&mut self, batch: &[Entry]) {
+        self.snapshots.applied(batch);
+        if let Some(last) = batch.last()
+            && self.snapshots.is_due(last.id.index)
+            && !self.queue.is_stopped()
+        {
+            self.snapshots.freeze(&self.machine, last.id);
         }
     }
 

@@ -6,24 +6,28 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::apply::{ApplyQueue, ReadJob};
+use super::fetch::Transfer;
 use super::mailbox::{Command, Mail, Mailbox, Proposed};
 use super::members::Members;
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
 use crate::driver::{
-    Payloads, Placed, Proposals, Reads, configs_in, new_entries, rosters, same_write,
+    Payloads, Placed, Proposals, Reads, config_of, configs_in, new_entries, rosters, same_write,
 };
 use crate::log::{Log, encode_membership};
 use crate::raft::Raft;
 use crate::raft::event::{
     Effect, Event, NewEntries, Persist, Refusal, Release, RoleName, Source, Status,
 };
+use crate::snapshot::{SnapshotStore, Whole};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
 use crate::types::{
-    Bytes, Change, Entry, LogIndex, Member, MemberRole, Membership, NodeId, Term, Time,
+    Bytes, Change, Entry, LogId, LogIndex, Member, MemberRole, Membership, NodeId, Staged, Term,
+    Time, WriteSeq,
 };
+use crate::wal::WalError;
 
 /// What a step's event carries that consensus does not see.
 enum Carried<'a> {
@@ -32,6 +36,8 @@ enum Carried<'a> {
     Message(&'a [Entry], &'a [Placed]),
     /// Members as a change of members has them.
     Members(&'a [Member]),
+    /// A snapshot that was fetched, with its configuration.
+    Snapshot(&'a Arc<Whole>, &'a Placed),
 }
 
 /// The raft thread's own state.
@@ -43,6 +49,8 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) mailbox: Arc<Mailbox<M, M::Reply>>,
     pub(super) writer: Sender<LogJob>,
     pub(super) apply: Arc<ApplyQueue<M>>,
+    pub(super) snapshots: SnapshotStore,
+    pub(super) transfers: Sender<Transfer>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) progress: Arc<Progress>,
     pub(super) members: Members,
@@ -78,6 +86,25 @@ impl<M: StateMachine> Consensus<M> {
     fn handle(&mut self, mail: &mut Mail<M, M::Reply>) -> Result<(), String> {
         if let Some(durable) = mail.durable.take() {
             self.step(Event::Persisted(durable), &Carried::Nothing)?;
+        }
+        if let Some(last) = mail.snapshot.take() {
+            self.step(Event::Snapshot { last }, &Carried::Nothing)?;
+            // There is a newer one now.
+            self.release_lent();
+        }
+        if let Some(whole) = mail.fetched.take() {
+            self.fetched(&whole)?;
+        }
+        for (from, ask) in mail.asks.drain(..) {
+            let have = ask.have.map(|(id, have)| (id.last, have));
+            self.step(Event::Asked { from, have }, &Carried::Nothing)?;
+            // Who was removed meanwhile fetches in vain.
+            if self.members.has(from) {
+                self.transport.answer(from, ask);
+            }
+        }
+        for (from, piece) in mail.pieces.drain(..) {
+            self.pass_on(Transfer::Piece { from, piece });
         }
         for Incoming {
             from,
@@ -231,9 +258,47 @@ impl<M: StateMachine> Consensus<M> {
                     job(Err(failed.clone()));
                 }
             }
+            Effect::Compact { seq, upto } => {
+                let staged = self.log.wal().drop_prefix(upto);
+                self.sync(seq, staged)?;
+            }
+            Effect::Install { seq, last } => self.install(seq, last, carried)?,
+            Effect::Fetch { from, last } => self.pass_on(Transfer::Offer { from, last }),
             Effect::Status(status) => self.status(status),
         }
         Ok(())
+    }
+
+    /// A snapshot of another member is durable here.
+    fn fetched(&mut self, whole: &Arc<Whole>) -> Result<(), String> {
+        let meta = whole.meta();
+        let placed =
+            config_of(meta).ok_or("a fetched snapshot does not say who the members are")?;
+        let event = Event::Fetched {
+            last: meta.last,
+            config: (placed.0, placed.1.roster().clone()),
+        };
+        self.step(event, &Carried::Snapshot(whole, &placed))?;
+        Ok(())
+    }
+
+    /// The log becomes empty behind `last`, and all that is before comes from the snapshot.
+    fn install(&mut self, seq: WriteSeq, last: LogId, carried: &Carried<'_>) -> Result<(), String> {
+        let Carried::Snapshot(whole, (index, membership)) = carried else {
+            return Err("consensus installs a snapshot where none came in".to_owned());
+        };
+        // First, so that who cannot read on knows why.
+        self.apply.install(Arc::clone(whole));
+        let staged = self.log.restart(last);
+        self.sync(seq, staged)?;
+        self.members.reset(*index, membership.clone());
+        self.show_members();
+        Ok(())
+    }
+
+    /// Full: it will be offered, or asked for, again.
+    fn pass_on(&self, transfer: Transfer) {
+        let _ = self.transfers.try_send(transfer);
     }
 
     fn persist(&mut self, persist: &Persist, carried: &Carried<'_>) -> Result<(), String> {
@@ -257,17 +322,23 @@ impl<M: StateMachine> Consensus<M> {
             _ if own_config => Payloads::Config(&config),
             Carried::Message(entries, _) => Payloads::Message(entries),
             Carried::Proposals(payloads) => Payloads::Proposals(payloads),
-            Carried::Members(_) | Carried::Nothing => Payloads::None,
+            Carried::Members(_) | Carried::Snapshot(..) | Carried::Nothing => Payloads::None,
         };
         let entries = new_entries(persist, &payloads)?;
         let staged = self
             .log
             .stage(persist.hard_state, persist.truncate_from, &entries);
-        let staged = staged.map_err(|error| error.to_string())?;
-        same_write(persist, staged)?;
+        self.sync(persist.seq, staged)?;
         if moved {
             self.show_members();
         }
+        Ok(())
+    }
+
+    /// Has a write made durable, which consensus knows by this number.
+    fn sync(&self, core: WriteSeq, staged: Result<Staged, WalError>) -> Result<(), String> {
+        let staged = staged.map_err(|error| error.to_string())?;
+        same_write(core, staged)?;
         self.queue(LogJob::Sync(staged))
     }
 
@@ -290,8 +361,14 @@ impl<M: StateMachine> Consensus<M> {
         }
     }
 
-    /// Tells the transport and the embedder who the members are.
+    fn release_lent(&self) {
+        self.snapshots
+            .release(|member| self.raft.is_fetching(member));
+    }
+
+    /// Tells the transport and the embedder who the members are, and lends to nobody else.
     fn show_members(&self) {
+        self.release_lent();
         self.transport.set_members(&self.members.reachable());
         if let Some(current) = self.members.current() {
             self.progress.set_membership(current.clone());

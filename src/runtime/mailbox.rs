@@ -11,13 +11,18 @@ use parking_lot::{Condvar, Mutex};
 
 use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
+use crate::snapshot::{Ask, Piece, Whole};
 use crate::transport::{Inbox, Incoming};
-use crate::types::{Bytes, Change, Durable, Member, Membership, NodeId};
+use crate::types::{Bytes, Change, Durable, LogId, Member, Membership, NodeId};
 
 /// Messages that may wait; beyond it they are dropped.
 const MAX_INCOMING: usize = 4_096;
 /// Payload bytes of waiting messages; beyond it they are dropped, but one always has room.
 const MAX_INCOMING_BYTES: usize = 64 << 20;
+
+/// Asks and pieces of snapshots that may wait, of each; beyond it they are dropped. Every member has one under
+/// way.
+const MAX_TRANSFERS: usize = 64;
 
 /// A proposal on its way to the raft thread.
 pub(super) struct Proposed<R> {
@@ -51,6 +56,12 @@ impl Command {
 /// All that came in since the last look.
 pub(super) struct Mail<S, R> {
     pub(super) durable: Option<Durable>,
+    /// The last entry in the newest snapshot of this node's own state.
+    pub(super) snapshot: Option<LogId>,
+    /// The newest snapshot that was fetched.
+    pub(super) fetched: Option<Arc<Whole>>,
+    pub(super) asks: Vec<(NodeId, Ask)>,
+    pub(super) pieces: Vec<(NodeId, Piece)>,
     pub(super) incoming: Vec<Incoming>,
     pub(super) proposals: Vec<Proposed<R>>,
     pub(super) reads: Vec<ReadJob<S>>,
@@ -62,6 +73,10 @@ impl<S, R> Default for Mail<S, R> {
     fn default() -> Self {
         Self {
             durable: None,
+            snapshot: None,
+            fetched: None,
+            asks: Vec::new(),
+            pieces: Vec::new(),
             incoming: Vec::new(),
             proposals: Vec::new(),
             reads: Vec::new(),
@@ -74,6 +89,10 @@ impl<S, R> Default for Mail<S, R> {
 impl<S, R> Mail<S, R> {
     fn is_empty(&self) -> bool {
         self.durable.is_none()
+            && self.snapshot.is_none()
+            && self.fetched.is_none()
+            && self.asks.is_empty()
+            && self.pieces.is_empty()
             && self.incoming.is_empty()
             && self.proposals.is_empty()
             && self.reads.is_empty()
@@ -159,6 +178,16 @@ impl<S, R> Mailbox<S, R> {
         let _ = self.put(|mail| mail.durable = mail.durable.max(Some(durable)));
     }
 
+    /// A snapshot of another member is durable here.
+    pub(super) fn fetched(&self, whole: Arc<Whole>) {
+        let _ = self.put(|mail| mail.fetched = Some(whole));
+    }
+
+    /// A snapshot of this node's own state that ends with `last` is durable.
+    pub(super) fn snapshot(&self, last: LogId) {
+        let _ = self.put(|mail| mail.snapshot = Some(last));
+    }
+
     /// Stops the raft thread for `reason`; the first reason stands. Nothing that queued was taken.
     pub(super) fn stop(&self, reason: &str) {
         let mut queued = self.queued.lock();
@@ -201,6 +230,22 @@ impl<S: Send + 'static, R: Send + 'static> Inbox for Mailbox<S, R> {
             }
         });
     }
+
+    fn asked(&self, from: NodeId, ask: Ask) {
+        let _ = self.put(|mail| {
+            if mail.asks.len() < MAX_TRANSFERS {
+                mail.asks.push((from, ask));
+            }
+        });
+    }
+
+    fn answered(&self, from: NodeId, piece: Piece) {
+        let _ = self.put(|mail| {
+            if mail.pieces.len() < MAX_TRANSFERS {
+                mail.pieces.push((from, piece));
+            }
+        });
+    }
 }
 
 #[cfg(test)]
@@ -208,7 +253,7 @@ mod tests {
     use super::*;
     use crate::raft::message::{Body, Message};
     use crate::runtime::outcome::{Budget, Proposal, promise};
-    use crate::types::{Entry, EntryKind, LogId, Term};
+    use crate::types::{Entry, EntryKind, Term};
     use parking_lot::const_mutex;
 
     type Numbers = Mailbox<(), u32>;

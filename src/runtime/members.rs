@@ -61,6 +61,19 @@ impl Members {
         self.list.push((index, membership));
     }
 
+    /// Whether the last configuration has this node in it.
+    pub(super) fn has(&self, id: NodeId) -> bool {
+        let member = |membership: &Membership| membership.member(id).is_some();
+        self.current().is_some_and(member)
+    }
+
+    /// A snapshot, whose last configuration this is, takes the place of the log. Who waits for a change that was
+    /// there cannot know what came of it.
+    pub(super) fn reset(&mut self, index: LogIndex, membership: Membership) {
+        self.list = vec![(index, membership)];
+        self.lose();
+    }
+
     /// The entries from `from` on are no more. Says whether there was a configuration among them.
     pub(super) fn truncate(&mut self, from: LogIndex) -> bool {
         let kept = self.list.partition_point(|(index, _)| *index < from);
@@ -109,5 +122,38 @@ impl Waiting {
         let roster = membership.roster();
         let joining = |id: &NodeId| roster.role(*id) == Some(MemberRole::Joiner);
         index >= self.index && !roster.is_joint() && !self.joiners.iter().any(joining)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::outcome::{Budget, promise};
+    use super::*;
+
+    fn members(ids: &[u64]) -> Membership {
+        Membership::of_voters(ids.iter().map(|&id| Member {
+            id: NodeId(id),
+            addr: format!("node-{id}"),
+            client_addr: String::new(),
+        }))
+    }
+
+    #[test]
+    fn a_snapshot_leaves_no_configuration_but_its_own_and_ends_the_wait_for_a_change() {
+        let list = vec![
+            (LogIndex(1), members(&[1, 2])),
+            (LogIndex(8), members(&[1, 2, 3])),
+        ];
+        let mut all = Members::new(list, &[]);
+        let (slot, change) = promise(Arc::new(Budget::new(1, 1)).take(0).unwrap());
+        all.wait(LogIndex(8), Vec::new(), slot);
+        all.reset(LogIndex(20), members(&[1, 4]));
+        assert_eq!(all.current(), Some(&members(&[1, 4])));
+        assert_eq!(all.reachable(), members(&[1, 4]).members());
+        assert!(all.has(NodeId(4)) && !all.has(NodeId(3)));
+        assert_eq!(change.wait(), Err(Error::OutcomeUnknown));
+        assert!(!all.truncate(LogIndex(21)), "it is committed");
     }
 }

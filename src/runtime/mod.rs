@@ -11,6 +11,9 @@
 //!                      | Commit, slots
 //!                      v
 //!                  APPLY thread                    applies the batch, answers the client
+//!                      | a frozen state
+//!                      v
+//!                 SNAPSHOT thread                  writes it; RAFT then has the log let go of what is before
 //! ```
 //!
 //! | queue | bound | full |
@@ -20,6 +23,7 @@
 //! | to RAFT, messages | 4,096 and 64 MiB | dropped, Raft retries |
 //! | to RAFT, progress of the log | one value | never |
 //! | to LOG | 4,096 | RAFT waits for the disk |
+//! | to SNAPSHOT | one frozen state; 16 offers and pieces | the next is due later; dropped, they come again |
 //! | to APPLY | what holds a permit | never |
 //! | to a peer | the transport's | dropped, Raft retries |
 
@@ -27,34 +31,41 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use crate::config::Config;
 use crate::driver::{self, Proposals, Reads, Replies};
 use crate::log::{Log, LogReader, Recovered};
 use crate::raft::event::{RoleName, Status};
+use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
+use crate::snapshot::{Ask, SnapshotStore};
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, Context, Limits, Transport, TransportError};
 use crate::types::{Bytes, Change, Identity, LogIndex, Member, Membership, NodeId, Time};
 
 mod apply;
 mod consensus;
+mod fetch;
 mod mailbox;
 mod members;
 mod outcome;
 mod progress;
+mod snapshot;
 mod source;
 mod writer;
 
-pub(crate) use crate::driver::Placed;
+pub(crate) use crate::driver::{Placed, config_of};
 use apply::{Applier, ApplyQueue, ReadJob};
 use consensus::Consensus;
+use fetch::Fetcher;
 use mailbox::{Command, Mailbox, Proposed};
 use members::Members;
 use outcome::{Budget, Slot, promise};
 pub use outcome::{Error, Proposal};
 pub(crate) use progress::Progress;
+use snapshot::{Schedule, Snapshotter};
 use source::LogSource;
 use writer::Writer;
 
@@ -62,6 +73,8 @@ use writer::Writer;
 const MAX_COMMANDS: usize = 64;
 /// How long a node that is shut down waits for another to take the lead, at the most.
 const HANDOVER: Duration = Duration::from_secs(1);
+/// Offers and pieces of snapshots that may wait for the snapshot thread. Full: they are dropped, and come again.
+const TRANSFERS: usize = 16;
 
 /// What a node runs on.
 pub(crate) struct Parts<M> {
@@ -73,8 +86,10 @@ pub(crate) struct Parts<M> {
     pub(crate) contacts: Vec<Member>,
     pub(crate) log: Log,
     pub(crate) recovered: Recovered,
+    pub(crate) snapshots: SnapshotStore,
     pub(crate) seed: u64,
     pub(crate) connect: Option<Box<dyn Connect>>,
+    /// Restored from the newest snapshot, if there is one.
     pub(crate) machine: M,
 }
 
@@ -87,6 +102,7 @@ pub(crate) struct Runtime<M: StateMachine> {
     commands: Arc<Budget>,
     handover: Duration,
     reader: LogReader,
+    snapshots: SnapshotStore,
     max_entry_bytes: usize,
     running: Mutex<Option<Running>>,
 }
@@ -101,7 +117,11 @@ struct Running {
 struct Alone;
 
 impl Transport for Alone {
-    fn send(&self, _: crate::types::NodeId, _: crate::raft::message::Message) {}
+    fn send(&self, _: NodeId, _: Message) {}
+
+    fn ask(&self, _: NodeId, _: Ask) {}
+
+    fn answer(&self, _: NodeId, _: Ask) {}
 
     fn close(&self) {}
 }
@@ -119,6 +139,7 @@ impl<M: StateMachine> Runtime<M> {
             contacts,
             log,
             recovered,
+            snapshots,
             seed,
             connect,
             machine,
@@ -135,6 +156,7 @@ impl<M: StateMachine> Runtime<M> {
                 members: members.reachable(),
                 inbox: Arc::clone(&mailbox) as Arc<_>,
                 entries: Arc::new(LogSource(reader.clone())),
+                snapshots: Arc::new(snapshots.clone()),
                 limits: Limits {
                     max_entry_bytes: config.max_entry_bytes,
                     max_append_bytes: config.max_append_bytes,
@@ -146,14 +168,19 @@ impl<M: StateMachine> Runtime<M> {
             id: identity.node,
             configs: rosters,
             hard_state: recovered.hard_state,
-            first: recovered.first,
+            before: recovered.before,
             last: recovered.last,
+            snapshot: snapshots.last(),
             runs: recovered.runs,
             written: log.wal().written(),
             seed,
         };
         let raft = Raft::new(&config, boot, Time::default());
         let progress = Arc::new(Progress::new(raft.status(), membership));
+        let applied = snapshots.last().map_or(LogIndex::ZERO, |last| last.index);
+        progress.committed(applied);
+        progress.applied(applied);
+        let (schedule, frozen) = Schedule::new(&config, &snapshots);
         let apply = Arc::new(ApplyQueue::new());
         let runtime = Self {
             mailbox: Arc::clone(&mailbox),
@@ -164,6 +191,7 @@ impl<M: StateMachine> Runtime<M> {
             // Given up after one timeout; the other half is for the other's election.
             handover: HANDOVER.min(config.election_timeout * 2),
             reader: reader.clone(),
+            snapshots: snapshots.clone(),
             max_entry_bytes: config.max_entry_bytes,
             running: Mutex::new(Some(Running {
                 threads: Vec::new(),
@@ -171,6 +199,9 @@ impl<M: StateMachine> Runtime<M> {
                 log: log.clone(),
             })),
         };
+        let rate = config.snapshot_rate;
+        let fetcher = Fetcher::new(snapshots.clone(), Arc::clone(&transport), rate);
+        let (offers, transfers) = bounded(TRANSFERS);
         let (queue, jobs) = writer::queue();
         let writer = Writer {
             jobs,
@@ -182,7 +213,9 @@ impl<M: StateMachine> Runtime<M> {
             queue: Arc::clone(&apply),
             reader,
             progress: Arc::clone(&progress),
-            applied: recovered.first.prev(),
+            applied,
+            snapshots: schedule,
+            install: None,
             slots: Replies::new(),
             reads: Vec::new(),
         };
@@ -193,6 +226,8 @@ impl<M: StateMachine> Runtime<M> {
             mailbox: Arc::clone(&mailbox),
             writer: queue,
             apply,
+            snapshots: snapshots.clone(),
+            transfers: offers,
             transport,
             progress,
             members,
@@ -201,6 +236,22 @@ impl<M: StateMachine> Runtime<M> {
             transfer: None,
             effects: Vec::new(),
         };
+        let stopped = Arc::clone(&mailbox);
+        let snapshotter = Snapshotter {
+            store: snapshots,
+            jobs: frozen,
+            transfers,
+            fetcher,
+            stopped: move || stopped.stopped().is_some(),
+        };
+        let durable = Arc::clone(&mailbox);
+        runtime.spawn("snapshot", move || {
+            snapshotter.run(
+                |last| durable.snapshot(last),
+                |whole| durable.fetched(whole),
+            );
+            Ok(())
+        })?;
         let durable = Arc::clone(&mailbox);
         runtime.spawn("log", move || {
             writer
@@ -287,6 +338,10 @@ impl<M: StateMachine> Runtime<M> {
         &self.reader
     }
 
+    pub(crate) const fn snapshots(&self) -> &SnapshotStore {
+        &self.snapshots
+    }
+
     pub(crate) const fn progress(&self) -> &Arc<Progress> {
         &self.progress
     }
@@ -356,11 +411,15 @@ struct EndGuard<M: StateMachine> {
 
 impl<M: StateMachine> Drop for EndGuard<M> {
     fn drop(&mut self) {
-        if let Some(reason) = &self.reason {
-            crate::trace::warn!(reason, "the node stops");
+        match &self.reason {
+            Some(reason) => {
+                crate::trace::warn!(reason, "the node stops");
+                self.mailbox.stop(reason);
+            }
+            // It ended because another thread did, which will say why.
+            None if self.mailbox.stopped().is_none() => return,
+            None => {}
         }
-        self.mailbox
-            .stop(self.reason.as_deref().unwrap_or("it was shut down"));
         self.apply.stop();
         self.progress.end();
     }

@@ -1,9 +1,19 @@
-//! Entries for the transport, read from the log at the last moment.
+//! Entries and snapshots for the transport, read at the last moment.
 
 use crate::driver::read_to_send;
 use crate::log::LogReader;
-use crate::transport::EntrySource;
-use crate::types::{Entry, EntryRange};
+use crate::snapshot::{Ask, Piece, SnapshotStore};
+use crate::transport::{EntrySource, SnapshotSource};
+use crate::types::{Entry, EntryRange, NodeId};
+
+impl SnapshotSource for SnapshotStore {
+    fn read(&self, to: NodeId, ask: Ask) -> Option<Piece> {
+        self.lend(to, ask).unwrap_or_else(|error| {
+            crate::trace::warn!(%error, "a snapshot cannot be read for another member");
+            None
+        })
+    }
+}
 
 pub(super) struct LogSource(pub(super) LogReader);
 

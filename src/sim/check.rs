@@ -163,7 +163,7 @@ impl Checker {
         shadow.writes.clear();
         // Of a write that was cut short, the commit index may be there and its entries not.
         shadow.committed = found.hard_state.commit.min(found.last.index);
-        shadow.applied = found.first.prev();
+        shadow.applied = found.before.index;
         shadow.leads = None;
         shadow.life = life;
         Ok(())
@@ -447,6 +447,7 @@ impl Checker {
             committed,
             durable,
             last,
+            ..
         } = pointers;
         let ordered = first.prev() <= committed
             && shadow.applied <= committed

@@ -236,8 +236,9 @@ impl<M: StateMachine> Process<M> {
             id,
             configs: rosters(&configs),
             hard_state: recovered.hard_state,
-            first: recovered.first,
+            before: recovered.before,
             last: recovered.last,
+            snapshot: None,
             runs: recovered.runs.clone(),
             written: log.wal().written(),
             seed: birth.seed,
@@ -257,7 +258,7 @@ impl<M: StateMachine> Process<M> {
             outbox: Vec::new(),
             proposals: Proposals::new(),
             reads: Reads::new(),
-            applied: recovered.first.prev(),
+            applied: recovered.before.index,
             replies: Replies::new(),
             ready: Vec::new(),
             effects: Vec::new(),
@@ -431,6 +432,8 @@ impl<M: StateMachine> Process<M> {
                 self.ready.extend(ready.map(|read| (index, read)));
             }
             Effect::ReadFailed { .. } => drop(self.reads.fail().collect::<Vec<_>>()),
+            // Nothing here takes snapshots yet, and these come of them alone.
+            Effect::Compact { .. } | Effect::Install { .. } | Effect::Fetch { .. } => {}
             Effect::Status(status) => {
                 watch.trace.add(Some(self.id), What::became(status));
                 if status.role != RoleName::Leader {
@@ -451,7 +454,7 @@ impl<M: StateMachine> Process<M> {
         let (hard_state, from) = (persist.hard_state, persist.truncate_from);
         let staged = self.log.stage(hard_state, from, &entries);
         let staged = staged.map_err(|error| error.to_string())?;
-        same_write(persist, staged)?;
+        same_write(persist.seq, staged)?;
         self.jobs.push_back(Job::Sync(staged));
         if let Some(from) = from {
             watch.trace.add(Some(self.id), What::Truncated(from));

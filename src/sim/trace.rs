@@ -69,6 +69,11 @@ impl Said {
                 outcome: AppendOutcome::Rejected { prev, hint },
                 ..
             } => ("rejected", LogId::new(Term::ZERO, *prev), *hint, none),
+            Body::Snapshot { last, .. } => ("fetch", nothing, *last, none),
+            Body::AppendReply {
+                outcome: AppendOutcome::Fetching,
+                ..
+            } => ("fetches", nothing, nothing, none),
         };
         Self {
             term: message.term,
@@ -86,6 +91,7 @@ impl fmt::Display for Said {
         match self.what {
             "append" => write!(f, " ({}, {}], commit {}", self.from, self.upto, self.commit),
             "matched" => write!(f, " up to {}", self.upto.index),
+            "fetch" => write!(f, " a snapshot up to {}", self.upto),
             "rejected" => write!(f, " behind {}, try {}", self.from.index, self.upto),
             "would you vote, for" | "vote, for" | "vote now, for" => {
                 write!(f, " a log up to {}", self.upto)

@@ -138,6 +138,10 @@ impl Head {
             let what = "the configuration is longer than any is";
             return Err(SnapshotError::damaged(path, 60, what));
         }
+        if index > last.index {
+            let what = "the configuration is of an entry that the state has not in it";
+            return Err(SnapshotError::damaged(path, 64, what));
+        }
         let configuration = Configuration {
             index,
             bytes: Vec::new(),

@@ -8,12 +8,14 @@
 
 mod error;
 mod format;
+mod incoming;
 mod reader;
 mod store;
 mod writer;
 
 pub use error::SnapshotError;
 pub use format::{Configuration, Meta};
+pub use incoming::{Ask, IncomingSnapshot, MAX_PIECE_BYTES, Piece};
 pub use reader::{SnapshotId, SnapshotReader, Whole};
 pub use store::{Found, SnapshotStore};
 pub use writer::SnapshotWriter;

@@ -8,6 +8,7 @@ use super::error::SnapshotError;
 use super::format::{
     CHUNK_HEAD_BYTES, FOOTER_BYTES, HEADER_BYTES, Head, MAX_CHUNK_BYTES, Meta, Tally,
 };
+use super::incoming::Piece;
 use crate::error::Fault;
 use crate::types::{ClusterId, LogId};
 use crate::vfs::{Access, Disk, DiskFile};
@@ -94,6 +95,19 @@ impl Whole {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The bytes of the file at `offset`, at most `most` of them.
+    pub(super) fn piece(&self, offset: u64, most: usize) -> Result<Piece, SnapshotError> {
+        let left = self.id.bytes.saturating_sub(offset);
+        let mut bytes = vec![0; usize::try_from(left).unwrap_or(most).min(most)];
+        let read = self.file.read_at(offset, &mut bytes);
+        read.map_err(Fault::at("read", &self.path))?;
+        Ok(Piece {
+            id: self.id,
+            offset,
+            bytes: bytes.into(),
+        })
     }
 
     /// Has `restore` read the state, which it is told the format of.

@@ -1,5 +1,6 @@
 //! The directory of a node's snapshots.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -7,10 +8,11 @@ use parking_lot::Mutex;
 
 use super::error::SnapshotError;
 use super::format::Meta;
-use super::reader::Whole;
+use super::incoming::{Ask, IncomingSnapshot, MAX_PIECE_BYTES, Piece};
+use super::reader::{SnapshotId, Whole};
 use super::writer::SnapshotWriter;
 use crate::error::Fault;
-use crate::types::{ClusterId, LogId, LogIndex, Term};
+use crate::types::{ClusterId, LogId, LogIndex, NodeId, Term};
 use crate::vfs::{Disk, DiskFile};
 
 const SUFFIX: &str = ".snap";
@@ -27,6 +29,8 @@ struct Inner {
     dir: PathBuf,
     cluster: ClusterId,
     newest: Mutex<Option<Arc<Whole>>>,
+    /// What members fetch: kept though newer ones are there, until [`SnapshotStore::release`].
+    lent: Mutex<BTreeMap<NodeId, Arc<Whole>>>,
 }
 
 /// What was found when a store was opened.
@@ -58,6 +62,7 @@ impl SnapshotStore {
             dir,
             cluster,
             newest: Mutex::new(None),
+            lent: Mutex::default(),
         };
         let store = Self {
             inner: Arc::new(inner),
@@ -93,6 +98,41 @@ impl SnapshotStore {
     /// [`SnapshotError::ConfigurationTooLong`] and [`SnapshotError::Io`].
     pub fn begin(&self, meta: Meta) -> Result<SnapshotWriter, SnapshotError> {
         SnapshotWriter::new(self.clone(), meta)
+    }
+
+    /// Begins to take in a snapshot of another member. There may be one such at a time.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn receive(&self, id: SnapshotId) -> Result<IncomingSnapshot, SnapshotError> {
+        IncomingSnapshot::new(self.clone(), id)
+    }
+
+    /// The bytes that a member asks for: of the snapshot that it has a part of, if this is the newest or the one
+    /// that it was given last; else the first of the newest. None if there is none.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Io`].
+    pub fn lend(&self, to: NodeId, ask: Ask) -> Result<Option<Piece>, SnapshotError> {
+        let Some(newest) = self.newest() else {
+            return Ok(None);
+        };
+        let mut lent = self.inner.lent.lock();
+        let before = lent.get(&to).cloned();
+        let known = ask.have.and_then(|(id, offset)| {
+            let mut both = [Some(&newest), before.as_ref()].into_iter().flatten();
+            let whole = both.find(|whole| whole.id() == id)?;
+            Some((Arc::clone(whole), offset)).filter(|_| offset < id.bytes)
+        });
+        let (whole, offset) = known.unwrap_or((newest, 0));
+        lent.insert(to, Arc::clone(&whole));
+        drop(lent);
+        whole.piece(offset, MAX_PIECE_BYTES).map(Some)
+    }
+
+    /// Lets go of snapshots that were lent to members who no longer fetch. The files of older ones go with that.
+    pub fn release(&self, fetches: impl Fn(NodeId) -> bool) {
+        self.inner.lent.lock().retain(|&to, _| fetches(to));
     }
 
     /// The cluster whose state is kept here.
@@ -150,6 +190,10 @@ impl SnapshotStore {
         self.inner.dir.join(format!("{}.tmp", name_of(last)))
     }
 
+    pub(super) fn incoming_path(&self) -> PathBuf {
+        self.inner.dir.join(format!("incoming{TEMPORARY}"))
+    }
+
     pub(super) fn create(&self, path: &Path) -> Result<Arc<dyn DiskFile>, SnapshotError> {
         let created = self.inner.disk.create(path);
         Ok(created.map_err(Fault::at("create", path))?)
@@ -161,9 +205,14 @@ impl SnapshotStore {
         &self,
         temporary: &Path,
         last: LogId,
+        id: Option<SnapshotId>,
     ) -> Result<Arc<Whole>, SnapshotError> {
         let Inner { disk, dir, .. } = &*self.inner;
         let whole = self.open_one(temporary, last)?;
+        if id.is_some_and(|id| id != whole.id()) {
+            let what = "the file is not the snapshot that was fetched";
+            return Err(SnapshotError::damaged(temporary, 0, what));
+        }
         let path = dir.join(name_of(last));
         disk.rename(temporary, &path)
             .map_err(Fault::at("rename", temporary))?;

@@ -66,7 +66,7 @@ impl SnapshotWriter {
         self.append(&footer)?;
         let path = self.path();
         self.file.sync_data().map_err(Fault::at("sync", &path))?;
-        let whole = self.store.publish(&path, self.meta.last)?;
+        let whole = self.store.publish(&path, self.meta.last, None)?;
         self.temporary = None;
         Ok(whole)
     }

@@ -8,6 +8,7 @@ use parking_lot::RwLock;
 
 use super::{Connect, Context, Inbox, Incoming, Transport, TransportError};
 use crate::raft::message::Message;
+use crate::snapshot::Ask;
 use crate::types::{Identity, NodeId};
 
 /// A network of nodes in one process. Cheap to clone; all clones are one network.
@@ -134,6 +135,19 @@ impl Transport for Connected {
                 entries,
             });
         });
+    }
+
+    fn ask(&self, to: NodeId, ask: Ask) {
+        if let Some(inbox) = self.route(to) {
+            inbox.asked(self.context.identity.node, ask);
+        }
+    }
+
+    fn answer(&self, to: NodeId, ask: Ask) {
+        let Some(inbox) = self.route(to) else { return };
+        if let Some(piece) = self.context.snapshots.read(to, ask) {
+            inbox.answered(self.context.identity.node, piece);
+        }
     }
 
     fn close(&self) {

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use crate::driver::in_parts;
 use crate::raft::message::Message;
+use crate::snapshot::{Ask, Piece};
 use crate::types::{Entry, EntryRange, Identity, Member, NodeId};
 
 mod memory;
 mod tcp;
+mod transfer;
 mod wire;
 
 pub use memory::InMemory;
@@ -34,6 +36,14 @@ pub trait Transport: Send + Sync + 'static {
     /// The entries of an append are read from [`Context::entries`] at the last moment, in as many
     /// messages as [`Limits::max_append_bytes`] asks for; if the log no longer holds them, it is dropped.
     fn send(&self, to: NodeId, message: Message);
+
+    /// Asks a member for bytes of its snapshot, or drops that if the queue is full; then it will be asked
+    /// again.
+    fn ask(&self, to: NodeId, ask: Ask);
+
+    /// Answers what a member asked, or drops it likewise. The bytes are read from [`Context::snapshots`] at the
+    /// last moment, and go when nothing else waits for that member: consensus does not stand behind them.
+    fn answer(&self, to: NodeId, ask: Ask);
 
     /// The members are these from now on, this node perhaps not among them: new ones can be sent to, who is
     /// missing is forgotten, and who has another address is sought there. What others of the cluster send is
@@ -57,6 +67,8 @@ pub struct Context {
     pub inbox: Arc<dyn Inbox>,
     /// Where the bytes of entries come from.
     pub entries: Arc<dyn EntrySource>,
+    /// Where the bytes of snapshots come from.
+    pub snapshots: Arc<dyn SnapshotSource>,
     /// How large things may get.
     pub limits: Limits,
 }
@@ -88,6 +100,12 @@ pub struct Incoming {
 pub trait Inbox: Send + Sync + 'static {
     /// Hands a message to the node, or drops it if the node's queue is full. Never waits.
     fn deliver(&self, incoming: Incoming);
+
+    /// Likewise what another node asks for.
+    fn asked(&self, from: NodeId, ask: Ask);
+
+    /// Likewise what was asked for.
+    fn answered(&self, from: NodeId, piece: Piece);
 }
 
 /// Reads entries for sending.
@@ -97,6 +115,12 @@ pub trait EntrySource: Send + Sync + 'static {
     ///
     /// By Log Matching, a log that holds `range.last` holds the range that the message was made for.
     fn read(&self, range: EntryRange, max_bytes: usize) -> Option<Vec<Entry>>;
+}
+
+/// Reads pieces of snapshots for sending.
+pub trait SnapshotSource: Send + Sync + 'static {
+    /// What `to` is to be answered. None if there is no snapshot, or it cannot be read.
+    fn read(&self, to: NodeId, ask: Ask) -> Option<Piece>;
 }
 
 /// Why a transport could not start.

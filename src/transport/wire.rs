@@ -24,11 +24,14 @@
 //!  6 Matched                     u64 upto | u64 round
 //!  7 Rejected                    u64 prev | hint: u64 term, u64 index | u64 round
 //!  9 TimeoutNow                  nothing
+//! 10 Snapshot                    last: u64 term, u64 index | u64 round
+//! 11 Fetching                    u64 round
+//! 12, 13                         bytes of snapshots, see `transfer`
 //! ```
 
 use std::fmt;
 
-use super::Limits;
+use super::{Limits, transfer};
 use crate::codec::{Malformed, Put, Reader};
 use crate::driver::runs_of;
 use crate::raft::message::{AppendOutcome, Body, Message};
@@ -217,9 +220,14 @@ fn check_crc(reader: &mut Reader<'_>, bytes: &[u8]) -> Result<(), Refusal> {
 
 /// Appends a message and its entries to `out` as one frame. Panics at 4 GiB, which no limit allows.
 pub(super) fn put_frame(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
+    put_framed(out, |out| put_body(out, message, entries));
+}
+
+/// Appends what `put` does to `out` as the body of one frame.
+pub(super) fn put_framed(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
     let start = out.len();
     out.extend_from_slice(&[0; FRAME_HEAD_BYTES]);
-    put_body(out, message, entries);
+    put(out);
     let body = &out[start + FRAME_HEAD_BYTES..];
     let crc = crc32fast::hash(body);
     let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
@@ -289,10 +297,22 @@ fn put_body(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
             put_id(out, *last);
         }
         Body::TimeoutNow => head(9),
+        Body::Snapshot { last, round } => {
+            head(10);
+            put_id(out, *last);
+            out.put_u64(*round);
+        }
+        Body::AppendReply {
+            outcome: AppendOutcome::Fetching,
+            round,
+        } => {
+            head(11);
+            out.put_u64(*round);
+        }
     }
 }
 
-fn put_id(out: &mut Vec<u8>, id: LogId) {
+pub(super) fn put_id(out: &mut Vec<u8>, id: LogId) {
     out.put_u64(id.term.0);
     out.put_u64(id.index.0);
 }
@@ -304,6 +324,7 @@ pub(super) fn max_body_bytes(limits: &Limits) -> usize {
         .saturating_add(limits.max_append_bytes)
         .saturating_add(limits.max_entry_bytes)
         .saturating_add(entries.saturating_mul(ENTRY_BYTES))
+        .max(transfer::MAX_BODY_BYTES)
 }
 
 /// What a frame's head says of the body: its length, at most `limit`, and its crc.
@@ -322,18 +343,22 @@ pub(super) fn decode_head(
     Ok((len, reader.u32("crc of a frame")?))
 }
 
+/// Whether a body is what was sent.
+pub(super) fn check_body(body: &Bytes, crc: u32) -> Result<(), Malformed> {
+    if crc32fast::hash(body) == crc {
+        return Ok(());
+    }
+    Err(Malformed {
+        what: "frame, by its crc",
+        offset: 0,
+    })
+}
+
 /// Reads a body. The payloads of entries are slices of `body`, not copies.
 pub(super) fn decode_body(
     body: &Bytes,
-    crc: u32,
     limits: &Limits,
 ) -> Result<(Message, Vec<Entry>), Malformed> {
-    if crc32fast::hash(body) != crc {
-        return Err(Malformed {
-            what: "frame, by its crc",
-            offset: 0,
-        });
-    }
     let mut reader = Reader::new(body);
     let kind = reader.u8("kind of message")?;
     let term = Term(reader.u64("term")?);
@@ -369,6 +394,14 @@ pub(super) fn decode_body(
             last: id(&mut reader)?,
         },
         9 => Body::TimeoutNow,
+        10 => Body::Snapshot {
+            last: id(&mut reader)?,
+            round: reader.u64("round")?,
+        },
+        11 => Body::AppendReply {
+            outcome: AppendOutcome::Fetching,
+            round: reader.u64("round")?,
+        },
         _ => {
             return Err(Malformed {
                 what: "kind of message",
@@ -380,7 +413,7 @@ pub(super) fn decode_body(
     Ok((Message { term, body: read }, entries))
 }
 
-fn id(reader: &mut Reader<'_>) -> Result<LogId, Malformed> {
+pub(super) fn id(reader: &mut Reader<'_>) -> Result<LogId, Malformed> {
     let term = Term(reader.u64("term of an entry")?);
     Ok(LogId::new(term, LogIndex(reader.u64("index of an entry")?)))
 }
@@ -503,6 +536,12 @@ mod tests {
                 };
                 (Body::AppendReply { outcome, round }, Vec::new())
             }),
+            (any_id(), any::<u64>())
+                .prop_map(|(last, round)| (Body::Snapshot { last, round }, Vec::new())),
+            any::<u64>().prop_map(|round| {
+                let outcome = AppendOutcome::Fetching;
+                (Body::AppendReply { outcome, round }, Vec::new())
+            }),
             any_append(),
         ];
         (any::<u64>(), body).prop_map(|(term, (body, entries))| {
@@ -522,7 +561,9 @@ mod tests {
         let (len, crc) = decode_head(&head, max_body_bytes(&LIMITS))?;
         let body = &frame[FRAME_HEAD_BYTES..];
         assert_eq!(len, body.len());
-        decode_body(&body.into(), crc, &LIMITS)
+        let body = body.into();
+        check_body(&body, crc)?;
+        decode_body(&body, &LIMITS)
     }
 
     proptest! {
@@ -544,8 +585,7 @@ mod tests {
 
         #[test]
         fn a_body_of_anything_is_refused_or_sound(body in prop::collection::vec(any::<u8>(), 0..256)) {
-            let crc = crc32fast::hash(&body);
-            if let Ok((message, entries)) = decode_body(&body.clone().into(), crc, &LIMITS) {
+            if let Ok((message, entries)) = decode_body(&body.clone().into(), &LIMITS) {
                 let mut frame = Vec::new();
                 put_frame(&mut frame, &message, &entries);
                 prop_assert_eq!(&frame[FRAME_HEAD_BYTES..], body.as_slice());
@@ -567,8 +607,7 @@ mod tests {
             body.put_u64(0);
         }
         body.put_u32(16);
-        let crc = crc32fast::hash(&body);
-        let refused = decode_body(&body.into(), crc, &LIMITS).unwrap_err();
+        let refused = decode_body(&body.into(), &LIMITS).unwrap_err();
         assert_eq!(refused.what, "number of entries");
     }
 

@@ -285,6 +285,19 @@ impl Core {
         self.stamp();
     }
 
+    /// Stages that the log is empty and goes on behind `upto`. A crash within leaves it empty before, or whole.
+    pub(super) fn apply_restart(&mut self, upto: LogIndex, mark: u64, plan: &Plan) {
+        self.open_batch(plan);
+        let (first, floor_mark) = (self.index.first(), self.index.floor_mark);
+        if self.index.last >= first {
+            self.put(plan, Kind::Truncate, (0, first, floor_mark), &[]);
+            self.index.truncate(first, floor_mark);
+        }
+        self.put(plan, Kind::Drop, (0, upto, mark), &[]);
+        self.index.drop_prefix(upto, mark);
+        self.stamp();
+    }
+
     fn stamp(&mut self) {
         self.written = self.written.next();
         if let Some(chunk) = self.queue.back_mut() {

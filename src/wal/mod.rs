@@ -253,6 +253,24 @@ impl Wal {
         Ok(Staged::mint(core.written, core.index.last))
     }
 
+    /// Lets every entry go: the log goes on behind `upto`, whose mark is `mark`. `upto` must not have been
+    /// dropped already, and `mark` not be below that of what was.
+    ///
+    /// # Errors
+    /// As [`Wal::write`].
+    pub fn restart(&self, upto: LogIndex, mark: u64) -> Result<Staged, WalError> {
+        let mut core = self.handle.core.lock();
+        core.usable()?;
+        if upto >= LAST_INDEX || upto <= core.index.floor || mark < core.index.floor_mark {
+            return Err(WalError::OutOfOrder {
+                what: "a restart at an index or mark that the log is beyond",
+                index: upto,
+            });
+        }
+        core.apply_restart(upto, mark, self.handle.stock.plan());
+        Ok(Staged::mint(core.written, core.index.last))
+    }
+
     /// Stages the fence that says how far the log is durable, if no batch on the disk says so yet. Until
     /// then, damage of the newest batch cannot be told from a torn tail. The helper thread does it when the
     /// log falls idle (see [`WalOptions::fence_after`]); with [`Preparer::Inline`] nobody but the caller does.

@@ -88,7 +88,8 @@ impl WalReader {
     }
 
     /// The place before the first entry, and the mark of the entry that was there; (0, 0) in a log that
-    /// never dropped any. The mark of a place past the then last entry is not known: it is the last one's.
+    /// never dropped any. The mark of a place past the then last entry is what
+    /// [`Wal::restart`](super::Wal::restart) was told; otherwise it is not known, and the last one's.
     #[must_use]
     pub fn floor(&self) -> (LogIndex, u64) {
         let core = self.core.lock();

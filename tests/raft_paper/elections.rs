@@ -130,7 +130,7 @@ fn a_vote_leaves_only_after_it_is_durable_and_is_remembered_over_a_restart() {
     );
     let remembered = Disk {
         hard_state,
-        terms: Vec::new(),
+        ..Disk::default()
     };
     let mut restarted = Raft::new(&config(), boot(1, 3, &remembered, 7), Time::default());
     let other = step(&mut restarted, received(C, 5, vote(9, 9)));

@@ -18,7 +18,22 @@ use catamaran::types::{
 #[derive(Clone, Default, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct Disk {
     pub(crate) hard_state: HardState,
+    /// Of every entry ever, those that were dropped too.
     pub(crate) terms: Vec<Term>,
+    /// How many were dropped.
+    pub(crate) dropped: usize,
+    /// The entries that the newest snapshot has in it. Durable as soon as it is there.
+    pub(crate) snapshot: Vec<Term>,
+}
+
+fn last_of(terms: &[Term]) -> LogId {
+    let term = terms.last().copied().unwrap_or_default();
+    LogId::new(term, LogIndex(terms.len() as u64))
+}
+
+fn holds(terms: &[Term], id: LogId) -> bool {
+    let at = usize::try_from(id.index.prev().0).unwrap();
+    terms.get(at) == Some(&id.term)
 }
 
 impl Disk {
@@ -40,7 +55,7 @@ impl Disk {
 
     pub(crate) fn runs(&self) -> Vec<TermRun> {
         let mut runs: Vec<TermRun> = Vec::new();
-        for (term, index) in self.terms.iter().zip(1..) {
+        for (term, index) in self.terms.iter().zip(1..).skip(self.dropped) {
             if runs.last().is_none_or(|run| run.term != *term) {
                 runs.push(TermRun {
                     term: *term,
@@ -51,14 +66,23 @@ impl Disk {
         runs
     }
 
-    fn holds(&self, id: LogId) -> bool {
-        let at = usize::try_from(id.index.prev().0).unwrap();
-        self.terms.get(at) == Some(&id.term)
+    pub(crate) fn last(&self) -> LogId {
+        last_of(&self.terms)
     }
 
-    pub(crate) fn last(&self) -> LogId {
-        let term = self.terms.last().copied().unwrap_or_default();
-        LogId::new(term, LogIndex(self.terms.len() as u64))
+    /// What a restart makes of a log and a snapshot that a crash came between.
+    fn follow(&mut self) {
+        let last = last_of(&self.snapshot);
+        let hard = &mut self.hard_state;
+        hard.commit = hard.commit.max(last.index);
+        if hard.term < last.term {
+            hard.term = last.term;
+            hard.vote = None;
+        }
+        if !self.terms.starts_with(&self.snapshot) {
+            self.terms.clone_from(&self.snapshot);
+            self.dropped = self.snapshot.len();
+        }
     }
 }
 
@@ -77,10 +101,16 @@ pub(crate) struct Member {
     pub(crate) refused: Option<Refusal>,
     /// Transfers that it has given up.
     pub(crate) abandoned: usize,
+    /// Whom it is to fetch a snapshot from.
+    pub(crate) fetch: Option<NodeId>,
 }
 
 pub(crate) fn config() -> Config {
-    Config::try_from(Options::default()).unwrap()
+    let options = Options {
+        trailing_entries: 3,
+        ..Options::default()
+    };
+    Config::try_from(options).unwrap()
 }
 
 /// Voters 1 to `size`.
@@ -93,8 +123,9 @@ pub(crate) fn boot(id: u64, size: u64, disk: &Disk, seed: u64) -> Boot {
         id: NodeId(id),
         configs: vec![(LogIndex::ZERO, Roster::of_voters(voters(size)))],
         hard_state: disk.hard_state,
-        first: LogIndex(1),
+        before: last_of(&disk.terms[..disk.dropped]),
         last: disk.last(),
+        snapshot: Some(last_of(&disk.snapshot)).filter(|_| !disk.snapshot.is_empty()),
         runs: disk.runs(),
         written: WriteSeq::ZERO,
         seed,
@@ -112,6 +143,7 @@ pub(crate) fn disk(terms: &[u64]) -> Disk {
     Disk {
         hard_state,
         terms: terms.iter().copied().map(Term).collect(),
+        ..Disk::default()
     }
 }
 
@@ -128,6 +160,7 @@ impl Member {
             reads_failed: 0,
             refused: None,
             abandoned: 0,
+            fetch: None,
         }
     }
 
@@ -226,14 +259,47 @@ impl Net {
         self.seed = self.seed.wrapping_add(1);
         let seed = self.seed.wrapping_mul(31).wrapping_add(id.0);
         let mut boot = boot(id.0, self.size, &disk, seed);
-        if self.joined.contains(&id) {
-            boot.configs.clear();
-        }
-        let held = self.configs.iter().filter(|(id, _)| disk.holds(**id));
-        boot.configs
-            .extend(held.map(|(id, roster)| (id.index, roster.clone())));
+        boot.configs = self.configs_on(id, &disk);
         let member = Member::new(&self.config, boot, disk, self.now);
         self.members.insert(id, member);
+    }
+
+    /// The last configuration among these entries, which a snapshot of them has in it.
+    fn config_of(&self, snapshot: &[Term]) -> (LogIndex, Roster) {
+        let within = self.configs.iter().filter(|(id, _)| holds(snapshot, **id));
+        let last = within.max_by_key(|(id, _)| id.index);
+        last.map_or_else(
+            || (LogIndex::ZERO, Roster::of_voters(voters(self.size))),
+            |(id, roster)| (id.index, roster.clone()),
+        )
+    }
+
+    /// The configurations that a disk has: the snapshot's, and those of the log behind it.
+    fn configs_on(&self, id: NodeId, disk: &Disk) -> Vec<(LogIndex, Roster)> {
+        let mut configs = Vec::new();
+        if !disk.snapshot.is_empty() || !self.joined.contains(&id) {
+            configs.push(self.config_of(&disk.snapshot));
+        }
+        let before = configs.first().map_or(LogIndex::ZERO, |(at, _)| *at);
+        let held = self.configs.iter().filter(|(id, _)| {
+            id.index > before && id.index.0 > disk.dropped as u64 && holds(&disk.terms, **id)
+        });
+        configs.extend(held.map(|(id, roster)| (id.index, roster.clone())));
+        configs.sort_by_key(|(at, _)| *at);
+        configs
+    }
+
+    /// Every core must know the configuration that its snapshot and its log say.
+    pub(crate) fn check_rosters(&self) {
+        for (id, member) in &self.members {
+            let configs = self.configs_on(*id, &member.written);
+            let last = configs.last().map(|(_, roster)| roster.clone());
+            assert_eq!(
+                *member.raft.roster(),
+                last.unwrap_or_default(),
+                "node {id} has other members than its log says"
+            );
+        }
     }
 
     /// The configurations among the entries of an append.
@@ -282,6 +348,10 @@ impl Net {
                     message,
                     release: Release::Now,
                 } => {
+                    if let Body::Append { range, .. } = &message.body {
+                        let begin = LogIndex(member.written.dropped as u64);
+                        assert!(range.prev.index >= begin, "an append of what is gone");
+                    }
                     self.wire.push_back((id, to, message));
                 }
                 Effect::Send {
@@ -299,6 +369,25 @@ impl Net {
                 Effect::TransferAbandoned => member.abandoned += 1,
                 Effect::ReadReady { upto, index } => member.ready.push((upto, index)),
                 Effect::ReadFailed { .. } => member.reads_failed += 1,
+                Effect::Compact { seq, upto } => {
+                    let kept = usize::try_from(upto.0).unwrap();
+                    assert!(kept <= member.written.snapshot.len(), "an entry is lost");
+                    member.written.dropped = kept;
+                    member.staged.push_back((seq, member.written.clone()));
+                }
+                Effect::Install { seq, last } => {
+                    let Disk {
+                        terms,
+                        dropped,
+                        snapshot,
+                        ..
+                    } = &mut member.written;
+                    assert_eq!(last_of(snapshot), last, "another snapshot");
+                    terms.clone_from(snapshot);
+                    *dropped = snapshot.len();
+                    member.staged.push_back((seq, member.written.clone()));
+                }
+                Effect::Fetch { from, .. } => member.fetch = Some(from),
                 Effect::Status(_) => {}
             }
         }
@@ -323,6 +412,45 @@ impl Net {
         self.wire
             .extend(free.into_iter().map(|(_, to, message)| (id, to, message)));
         self.step(id, Event::Persisted(Durable::for_simulation(seq)));
+    }
+
+    /// Takes a snapshot of what a member has committed.
+    pub(crate) fn snapshot(&mut self, id: NodeId) {
+        let member = &self.members[&id];
+        let committed = usize::try_from(member.committed.0).unwrap();
+        let snapshot = member.written.terms[..committed].to_vec();
+        if snapshot.len() > member.written.snapshot.len() {
+            let last = last_of(&snapshot);
+            self.keep(id, snapshot, Event::Snapshot { last });
+        }
+    }
+
+    /// Gives a member the snapshot that it is to fetch, if there is one.
+    pub(crate) fn fetch(&mut self, id: NodeId) {
+        let Some(from) = self.at_mut(id.0).fetch.take() else {
+            return;
+        };
+        let snapshot = self.members[&from].written.snapshot.clone();
+        let asked = Event::Asked {
+            from: id,
+            have: None,
+        };
+        self.step(from, asked);
+        if snapshot.len() > self.members[&id].written.snapshot.len() {
+            let last = last_of(&snapshot);
+            let config = self.config_of(&snapshot);
+            self.keep(id, snapshot, Event::Fetched { last, config });
+        }
+    }
+
+    /// Gives a member a durable snapshot, and tells it of it.
+    pub(crate) fn keep(&mut self, id: NodeId, snapshot: Vec<Term>, event: Event) {
+        let member = self.members.get_mut(&id).unwrap();
+        let staged = member.staged.iter_mut().map(|(_, disk)| disk);
+        for disk in staged.chain([&mut member.written, &mut member.durable]) {
+            disk.snapshot.clone_from(&snapshot);
+        }
+        self.step(id, event);
     }
 
     /// Lets a member's timer fire.
@@ -429,7 +557,9 @@ impl Net {
 
     /// Restarts a member with what its disk has.
     pub(crate) fn crash(&mut self, id: NodeId) {
-        self.start(id, self.members[&id].durable.clone());
+        let mut disk = self.members[&id].durable.clone();
+        disk.follow();
+        self.start(id, disk);
     }
 }
 

@@ -20,6 +20,7 @@ pub(crate) struct Cluster {
     raft: Vec<SocketAddr>,
     resp: Vec<SocketAddr>,
     segment_bytes: u64,
+    more: Vec<String>,
     children: Vec<Option<Child>>,
 }
 
@@ -50,8 +51,16 @@ impl Cluster {
             raft: raft.to_vec(),
             resp: resp.to_vec(),
             segment_bytes,
+            more: Vec::new(),
             children: (0..size).map(|_| None).collect(),
         })
+    }
+
+    /// Starts nodes with these arguments too.
+    #[allow(dead_code, reason = "asked by the tests that share this file")]
+    pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
+        self.more.extend(arguments.iter().map(ToString::to_string));
+        self
     }
 
     pub(crate) fn size(&self) -> usize {
@@ -88,6 +97,7 @@ impl Cluster {
             .args(["--segment-bytes", &self.segment_bytes.to_string()])
             .arg("--dir")
             .arg(self.node_dir(id))
+            .args(&self.more)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(stderr)

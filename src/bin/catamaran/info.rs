@@ -31,8 +31,9 @@ pub(crate) fn info(status: &NodeStatus, sections: &[Vec<u8>]) -> Reply {
     Reply::text(text)
 }
 
-/// The lines of the raft section. A leader that is not known is 0 there.
-pub(crate) fn raft(status: &NodeStatus) -> [(&'static str, String); 8] {
+/// The lines of the raft section. A leader that is not known is 0 there, and so is the last entry of a snapshot
+/// that there is not.
+pub(crate) fn raft(status: &NodeStatus) -> [(&'static str, String); 9] {
     [
         ("id", status.id.to_string()),
         ("role", role_name(status.role).to_owned()),
@@ -44,6 +45,10 @@ pub(crate) fn raft(status: &NodeStatus) -> [(&'static str, String); 8] {
                 .as_ref()
                 .map_or(0, |leader| leader.id.0)
                 .to_string(),
+        ),
+        (
+            "snapshot_index",
+            status.snapshot.unwrap_or_default().to_string(),
         ),
         ("first_index", status.first.to_string()),
         ("last_index", status.last.to_string()),

@@ -1,10 +1,13 @@
 //! The key-value store that `serve` replicates: its commands as entries, and what they do.
 
 use std::collections::HashMap;
+use std::io::{self, Read};
+use std::sync::Arc;
 
 use catamaran::codec::{Malformed, Put, Reader};
-use catamaran::{Entry, StateMachine};
+use catamaran::{Entry, Snapshot, StateMachine};
 
+use crate::frozen::{self, Frozen};
 use crate::resp::Reply;
 
 /// A command that changes something.
@@ -136,18 +139,18 @@ impl Write {
     }
 }
 
-/// The store.
-#[derive(Default)]
+/// The store. Its bytes are shared, so that a frozen copy of it takes little time and memory.
+#[derive(Clone, Default)]
 pub(crate) struct Kv {
-    map: HashMap<Vec<u8>, Vec<u8>>,
-    log: Vec<Vec<u8>>,
+    pub(crate) map: HashMap<Arc<[u8]>, Arc<Vec<u8>>>,
+    pub(crate) log: Vec<Arc<[u8]>>,
 }
 
 impl Kv {
     pub(crate) fn get(&self, key: &[u8]) -> Reply {
         self.map
             .get(key)
-            .map_or(Reply::Nil, |value| Reply::Bulk(value.clone()))
+            .map_or(Reply::Nil, |value| Reply::Bulk(value.to_vec()))
     }
 
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
@@ -169,7 +172,7 @@ impl Kv {
             .ok()
             .and_then(|index| index.checked_sub(1));
         let found = at.and_then(|at| self.log.get(at));
-        found.map_or(Reply::Nil, |bytes| Reply::Bulk(bytes.clone()))
+        found.map_or(Reply::Nil, |bytes| Reply::Bulk(bytes.to_vec()))
     }
 
     /// Applies one entry. What it does follows from the store and the entry alone.
@@ -183,7 +186,7 @@ impl Kv {
     fn execute(&mut self, write: Write) -> Reply {
         match write {
             Write::Set { key, value, when } => {
-                let present = self.map.contains_key(&key);
+                let present = self.map.contains_key(key.as_slice());
                 let sets = match when {
                     When::Always => true,
                     When::Absent => !present,
@@ -192,37 +195,40 @@ impl Kv {
                 if !sets {
                     return Reply::Nil;
                 }
-                self.map.insert(key, value);
+                self.map.insert(key.into(), Arc::new(value));
                 Reply::OK
             }
             Write::Del { keys } => int(keys
                 .iter()
-                .filter(|key| self.map.remove(*key).is_some())
+                .filter(|key| self.map.remove(key.as_slice()).is_some())
                 .count()),
             Write::IncrBy { key, by } => {
-                let Some(old) = self.map.get(&key).map_or(Some(0), |value| parse_int(value)) else {
+                let old = self.map.get(key.as_slice());
+                let Some(old) = old.map_or(Some(0), |value| parse_int(value)) else {
                     return not_an_integer();
                 };
                 let Some(new) = old.checked_add(by) else {
                     return Reply::error("ERR increment or decrement would overflow");
                 };
-                self.map.insert(key, new.to_string().into_bytes());
+                let value = Arc::new(new.to_string().into_bytes());
+                self.map.insert(key.into(), value);
                 Reply::Int(new)
             }
             Write::Append { key, value } => {
-                let whole = self.map.entry(key).or_default();
+                let whole = Arc::make_mut(self.map.entry(key.into()).or_default());
                 whole.extend_from_slice(&value);
                 int(whole.len())
             }
             Write::Cas { key, old, new } => {
-                let same = self.map.get(&key).is_some_and(|value| *value == old);
+                let value = self.map.get(key.as_slice());
+                let same = value.is_some_and(|value| **value == old);
                 if same {
-                    self.map.insert(key, new);
+                    self.map.insert(key.into(), Arc::new(new));
                 }
                 Reply::Int(i64::from(same))
             }
             Write::LogAppend { bytes } => {
-                self.log.push(bytes);
+                self.log.push(bytes.into());
                 int(self.log.len())
             }
         }
@@ -237,6 +243,15 @@ impl StateMachine for Kv {
             .iter()
             .map(|entry| self.apply_one(&entry.payload))
             .collect()
+    }
+
+    fn freeze(&self) -> Option<impl Snapshot> {
+        Some(Frozen(self.clone()))
+    }
+
+    fn restore(&mut self, format: u32, from: &mut dyn Read) -> io::Result<()> {
+        *self = frozen::read(format, from)?;
+        Ok(())
     }
 }
 

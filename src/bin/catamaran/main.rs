@@ -13,6 +13,7 @@ mod client;
 mod cluster;
 mod command;
 mod demo;
+mod frozen;
 mod http;
 mod info;
 mod json;

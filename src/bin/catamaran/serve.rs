@@ -50,6 +50,10 @@ pub(crate) struct Serve {
     /// The size of a log segment
     #[arg(long, value_name = "N", default_value_t = 64 << 20)]
     segment_bytes: u64,
+    /// Takes a snapshot after every so many entries, and drops those that it has in it from the log, but for the
+    /// last half as many; none are taken if not given
+    #[arg(long, value_name = "ENTRIES")]
+    snapshot_every: Option<u64>,
 }
 
 #[derive(Clone, Debug)]
@@ -104,6 +108,13 @@ impl Serve {
                 .map_or(election_timeout / 5, Duration::from_millis),
             segment_bytes: self.segment_bytes,
             max_entry_bytes: defaults.max_entry_bytes.min(quarter),
+            snapshot_entries: self.snapshot_every,
+            snapshot_bytes: None,
+            trailing_entries: self
+                .snapshot_every
+                .map_or(defaults.trailing_entries, |every| {
+                    defaults.trailing_entries.min(every / 2)
+                }),
             ..defaults
         }
     }

@@ -73,6 +73,7 @@ fn step(checker: &mut Checker, node: usize, role: RoleName, term: u64) -> Checke
     let shadow = &checker.nodes[node];
     let last = shadow.staged.len() as u64;
     let pointers = Pointers {
+        snapshot: None,
         first: LogIndex(1),
         committed: shadow.committed,
         durable: LogIndex(last.min(shadow.durable.len() as u64)),
@@ -246,6 +247,7 @@ fn two_entries_at_one_index_are_told_when_they_are_committed_or_applied() {
 fn pointers_out_of_order_are_told() {
     let mut checker = checker();
     let pointers = Pointers {
+        snapshot: None,
         first: LogIndex(1),
         committed: LogIndex(1),
         durable: LogIndex(1),
@@ -345,7 +347,7 @@ fn found(hard_state: HardState, terms: &[u64]) -> Recovered {
             incarnation: 1,
         },
         hard_state,
-        first: LogIndex(1),
+        before: LogId::ORIGIN,
         last: id(*terms.last().unwrap(), terms.len() as u64),
         runs,
         configs: Vec::new(),

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use super::wire::{self, Refusal};
 use super::{Connect, Context, Transport, TransportError};
 use crate::raft::message::Message;
+use crate::snapshot::Ask;
 use crate::types::{Member, NodeId};
 
 mod peers;
@@ -23,6 +24,8 @@ use peers::Peers;
 
 /// Messages that may wait for one peer. Full: dropped, and Raft retries.
 const QUEUE: usize = 1_024;
+/// Pieces of snapshots that may wait for one peer, which asks for one after the other.
+const ANSWERS: usize = 2;
 /// How long a peer may take to say who it is, and to answer.
 const HANDSHAKE: Duration = Duration::from_secs(2);
 /// How many refusals are remembered, so that each is logged once.
@@ -84,13 +87,27 @@ impl Tcp {
     }
 }
 
+/// What goes to a peer at once.
+enum Parcel {
+    Message(Message),
+    Ask(Ask),
+}
+
 struct TcpTransport {
     running: Running,
 }
 
 impl Transport for TcpTransport {
     fn send(&self, to: NodeId, message: Message) {
-        self.running.shared.peers.send(to, message);
+        self.running.shared.peers.send(to, Parcel::Message(message));
+    }
+
+    fn ask(&self, to: NodeId, ask: Ask) {
+        self.running.shared.peers.send(to, Parcel::Ask(ask));
+    }
+
+    fn answer(&self, to: NodeId, ask: Ask) {
+        self.running.shared.peers.answer(to, ask);
     }
 
     fn set_members(&self, members: &[Member]) {

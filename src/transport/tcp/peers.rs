@@ -10,8 +10,8 @@ use std::thread::{self, JoinHandle};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 
-use super::{QUEUE, Shared, send};
-use crate::raft::message::Message;
+use super::{ANSWERS, Parcel, QUEUE, Shared, send};
+use crate::snapshot::Ask;
 use crate::transport::TransportError;
 use crate::types::{Member, NodeId};
 
@@ -37,7 +37,9 @@ struct Book {
 struct Sought {
     member: Member,
     /// Dropped, it ends the sender.
-    queue: Sender<Message>,
+    parcels: Sender<Parcel>,
+    /// Asks to be answered.
+    answers: Sender<Ask>,
 }
 
 struct End {
@@ -57,11 +59,18 @@ impl Peers {
         }
     }
 
-    /// Queues a message, or drops it.
-    pub(super) fn send(&self, to: NodeId, message: Message) {
+    /// Queues a parcel, or drops it.
+    pub(super) fn send(&self, to: NodeId, parcel: Parcel) {
         if let Some(sought) = self.book.read().sought.get(&to) {
             // Full: the peer or the network is slow, and Raft will ask again.
-            let _ = sought.queue.try_send(message);
+            let _ = sought.parcels.try_send(parcel);
+        }
+    }
+
+    /// Queues an ask to be answered, or drops it.
+    pub(super) fn answer(&self, to: NodeId, ask: Ask) {
+        if let Some(sought) = self.book.read().sought.get(&to) {
+            let _ = sought.answers.try_send(ask);
         }
     }
 
@@ -106,7 +115,7 @@ impl Peers {
             .read()
             .sought
             .get(&id)
-            .map(|sought| sought.queue.len())
+            .map(|sought| sought.parcels.len())
     }
 }
 
@@ -155,12 +164,18 @@ impl Shared {
             if book.sought.contains_key(&id) {
                 continue;
             }
-            let (queue, messages) = bounded(QUEUE);
+            let (parcels, waiting) = bounded(QUEUE);
+            let (answers, asked) = bounded(ANSWERS);
             let (stopped, shared) = (self.peers.stopped.clone(), Arc::clone(self));
-            let peer = send::Peer::new(member.clone(), messages, stopped, shared);
+            let peer = send::Peer::new(member.clone(), (waiting, asked), stopped, shared);
             let name = format!("catamaran-peer-{id}");
             self.peers.spawn(name, move || peer.run())?;
-            book.sought.insert(id, Sought { member, queue });
+            let sought = Sought {
+                member,
+                parcels,
+                answers,
+            };
+            book.sought.insert(id, sought);
         }
         Ok(())
     }

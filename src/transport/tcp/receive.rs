@@ -8,6 +8,7 @@ use std::thread;
 use super::wire::{self, Hello, Refusal};
 use super::{HANDSHAKE, Shared};
 use crate::transport::Incoming;
+use crate::transport::transfer::{self, Transfer};
 use crate::types::{Bytes, NodeId};
 
 /// Connections beside one of each node that is sent to: those being replaced, and strangers on their way out.
@@ -132,12 +133,20 @@ fn deliver(stream: TcpStream, shared: &Shared, from: NodeId) -> io::Result<()> {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         let body = Bytes::from(body);
-        let (message, entries) = wire::decode_body(&body, crc, &limits).map_err(invalid)?;
-        shared.context.inbox.deliver(Incoming {
-            from,
-            message,
-            entries,
-        });
+        wire::check_body(&body, crc).map_err(invalid)?;
+        let inbox = &shared.context.inbox;
+        match transfer::decode(&body).map_err(invalid)? {
+            Some(Transfer::Ask(ask)) => inbox.asked(from, ask),
+            Some(Transfer::Piece(piece)) => inbox.answered(from, piece),
+            None => {
+                let (message, entries) = wire::decode_body(&body, &limits).map_err(invalid)?;
+                inbox.deliver(Incoming {
+                    from,
+                    message,
+                    entries,
+                });
+            }
+        }
     }
 }
 

@@ -8,9 +8,9 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
 
 use super::wire::{self, Hello, Refusal};
-use super::{HANDSHAKE, Shared, Tracked};
-use crate::raft::message::Message;
-use crate::transport::fill;
+use super::{HANDSHAKE, Parcel, Shared, Tracked};
+use crate::snapshot::Ask;
+use crate::transport::{fill, transfer};
 use crate::types::Member;
 
 /// The first wait before another try, doubled with each failure.
@@ -29,7 +29,9 @@ const GATHER: usize = 256 << 10;
 
 pub(super) struct Peer {
     member: Member,
-    messages: Receiver<Message>,
+    parcels: Receiver<Parcel>,
+    /// Asks of this peer to be answered.
+    answers: Receiver<Ask>,
     /// Disconnected when the transport closes.
     stopped: Receiver<()>,
     shared: Arc<Shared>,
@@ -49,15 +51,16 @@ impl From<io::Error> for Failed {
 }
 
 impl Peer {
-    pub(super) const fn new(
+    pub(super) fn new(
         member: Member,
-        messages: Receiver<Message>,
+        (parcels, answers): (Receiver<Parcel>, Receiver<Ask>),
         stopped: Receiver<()>,
         shared: Arc<Shared>,
     ) -> Self {
         Self {
             member,
-            messages,
+            parcels,
+            answers,
             stopped,
             shared,
             back_off: LEAST_BACK_OFF,
@@ -103,8 +106,9 @@ impl Peer {
     /// What waited while there was no connection is old, and Raft has better by now. False if no more will
     /// come: the member was forgotten.
     fn forget_queued(&self) -> bool {
+        while self.answers.try_recv().is_ok() {}
         loop {
-            match self.messages.try_recv() {
+            match self.parcels.try_recv() {
                 Ok(_) => {}
                 Err(TryRecvError::Empty) => return true,
                 Err(TryRecvError::Disconnected) => return false,
@@ -151,30 +155,45 @@ impl Peer {
         Ok((stream, tracked))
     }
 
-    /// Sends what is queued, together what queued while the last write ran. Ends with an error, or when
-    /// the transport closes.
+    /// Sends what is queued, together what queued while the last write ran, and the bytes of a snapshot behind
+    /// all else. Ends with an error, or when the transport closes.
     fn send(&self, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
         loop {
-            let first = select! {
-                recv(self.messages) -> message => message,
+            let (first, ask) = select! {
+                recv(self.parcels) -> parcel => (Some(parcel), None),
+                recv(self.answers) -> ask => (None, Some(ask)),
                 recv(self.stopped) -> _ => return Ok(()),
             };
-            let Ok(first) = first else { return Ok(()) };
+            // The member was forgotten; what was said to it before still goes.
+            let forgotten = matches!(first, Some(Err(_))) || matches!(ask, Some(Err(_)));
+            let first = first.and_then(Result::ok);
             buffer.clear();
-            for message in std::iter::once(first).chain(self.messages.try_iter()) {
-                self.put(message, buffer, stream)?;
+            for parcel in first.into_iter().chain(self.parcels.try_iter()) {
+                self.put(parcel, buffer, stream)?;
             }
             stream.write_all(buffer)?;
+            if forgotten {
+                return Ok(());
+            }
+            let ask = ask.and_then(Result::ok);
+            let snapshots = &self.shared.context.snapshots;
+            if let Some(piece) = ask.and_then(|ask| snapshots.read(self.member.id, ask)) {
+                buffer.clear();
+                transfer::put_piece(buffer, &piece);
+                stream.write_all(buffer)?;
+            }
         }
     }
 
     /// Adds a message to the buffer, and writes the buffer when much has gathered.
-    fn put(
-        &self,
-        message: Message,
-        buffer: &mut Vec<u8>,
-        stream: &mut TcpStream,
-    ) -> io::Result<()> {
+    fn put(&self, parcel: Parcel, buffer: &mut Vec<u8>, stream: &mut TcpStream) -> io::Result<()> {
+        let message = match parcel {
+            Parcel::Message(message) => message,
+            Parcel::Ask(ask) => {
+                transfer::put_ask(buffer, ask);
+                return Ok(());
+            }
+        };
         let mut written = Ok(());
         fill(&self.shared.context, message, |message, entries| {
             wire::put_frame(buffer, &message, &entries);

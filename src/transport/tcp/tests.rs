@@ -10,7 +10,9 @@ use crossbeam_channel::{Receiver, Sender, unbounded};
 use super::wire::{self, Hello, Refusal};
 use super::{Tcp, TcpTransport};
 use crate::raft::message::{Body, Message};
-use crate::transport::{Context, EntrySource, Inbox, Incoming, Limits, Transport};
+use crate::snapshot::{Ask, MAX_PIECE_BYTES, Piece, SnapshotId};
+use crate::transport::transfer::Transfer;
+use crate::transport::{Context, EntrySource, Inbox, Incoming, Limits, SnapshotSource, Transport};
 use crate::types::{
     ClusterId, Entry, EntryKind, EntryRange, Identity, LogId, LogIndex, Member, NodeId, Term,
     TermRun,
@@ -26,11 +28,30 @@ const LIMITS: Limits = Limits {
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 
-struct Collect(Sender<Incoming>);
+struct Collect(Sender<Incoming>, Sender<Transfer>);
 
 impl Inbox for Collect {
     fn deliver(&self, incoming: Incoming) {
         let _ = self.0.send(incoming);
+    }
+
+    fn asked(&self, _: NodeId, ask: Ask) {
+        let _ = self.1.send(Transfer::Ask(ask));
+    }
+
+    fn answered(&self, _: NodeId, piece: Piece) {
+        let _ = self.1.send(Transfer::Piece(piece));
+    }
+}
+
+/// A snapshot whose every piece begins where it was asked for, and is as long as the longest.
+struct Endless;
+
+impl SnapshotSource for Endless {
+    fn read(&self, _: NodeId, ask: Ask) -> Option<Piece> {
+        let (id, offset) = ask.have?;
+        let bytes = vec![7; MAX_PIECE_BYTES].into();
+        Some(Piece { id, offset, bytes })
     }
 }
 
@@ -69,6 +90,7 @@ fn identity(node: NodeId, incarnation: u64) -> Identity {
 struct Peer {
     transport: TcpTransport,
     inbox: Receiver<Incoming>,
+    transfers: Receiver<Transfer>,
     addr: SocketAddr,
 }
 
@@ -82,16 +104,19 @@ fn start(identity: Identity, tcp: Tcp, other: SocketAddr) -> Peer {
         client_addr: String::new(),
     };
     let (sender, inbox) = unbounded();
+    let (transfer, transfers) = unbounded();
     let context = Context {
         identity,
         members: vec![member(me, addr), member(you, other)],
-        inbox: Arc::new(Collect(sender)),
+        inbox: Arc::new(Collect(sender, transfer)),
         entries: Arc::new(Numbered),
+        snapshots: Arc::new(Endless),
         limits: LIMITS,
     };
     Peer {
         transport: tcp.start(context).unwrap(),
         inbox,
+        transfers,
         addr,
     }
 }
@@ -143,6 +168,31 @@ fn messages_arrive_in_order_and_name_their_sender() {
     for term in 1..=500 {
         let incoming = b.inbox.recv_timeout(PATIENCE).unwrap();
         assert_eq!((incoming.from, incoming.message), (A, vote(term)));
+    }
+}
+
+#[test]
+fn bytes_of_snapshots_are_asked_for_and_answered_in_between() {
+    let (a, b) = pair();
+    until_heard(&a, B, &b.inbox);
+    until_heard(&b, A, &a.inbox);
+    let id = SnapshotId {
+        last: LogId::new(Term(1), LogIndex(9)),
+        bytes: 1 << 30,
+        digest: 5,
+    };
+    for number in 0..20 {
+        let offset = number * MAX_PIECE_BYTES as u64;
+        let have = Some((id, offset));
+        a.transport.ask(B, Ask { have });
+        let asked = b.transfers.recv_timeout(PATIENCE).unwrap();
+        assert_eq!(asked, Transfer::Ask(Ask { have }));
+        b.transport.answer(A, Ask { have });
+        b.transport.send(A, vote(1_000_000 + number));
+        let bytes = vec![7; MAX_PIECE_BYTES].into();
+        let piece = Transfer::Piece(Piece { id, offset, bytes });
+        assert_eq!(a.transfers.recv_timeout(PATIENCE).unwrap(), piece);
+        while a.inbox.recv_timeout(PATIENCE).unwrap().message != vote(1_000_000 + number) {}
     }
 }
 

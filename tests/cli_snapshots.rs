@@ -1,0 +1,84 @@
+//! `serve --snapshot-every`: a process that is killed starts again from its snapshot.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+#[allow(dead_code, reason = "shared with the command line")]
+#[path = "../src/bin/catamaran/client.rs"]
+mod client;
+#[allow(dead_code, reason = "shared with the command line")]
+#[path = "../src/bin/catamaran/cluster.rs"]
+mod cluster;
+
+use std::time::{Duration, Instant};
+
+use client::{Answer, Connection};
+use cluster::Cluster;
+
+const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn ask(connection: &mut Connection, command: &str) -> Answer {
+    let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();
+    connection.ask(&words).unwrap()
+}
+
+fn value(text: impl ToString) -> Answer {
+    Answer::Value(text.to_string().into_bytes())
+}
+
+/// One number of INFO's raft section.
+fn info(connection: &mut Connection, key: &str) -> u64 {
+    let Answer::Value(text) = ask(connection, "INFO raft") else {
+        panic!("no INFO");
+    };
+    let text = String::from_utf8(text).unwrap();
+    let line = text
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {key} in {text}"))
+        .parse()
+        .unwrap()
+}
+
+#[test]
+fn a_killed_process_starts_again_from_its_snapshot_with_all_it_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let cluster = Cluster::new(EXE.into(), dir.path(), 1, 1 << 20).unwrap();
+    let mut cluster = cluster.with(&["--snapshot-every", "50"]);
+    let mut written = 0;
+    for _ in 0..3 {
+        cluster.start(1).unwrap();
+        cluster.wait_leader().unwrap();
+        let mut connection = Connection::open(cluster.addrs()[0]).unwrap();
+        for number in 0..written {
+            let found = ask(&mut connection, &format!("GET key-{number}"));
+            assert_eq!(found, value(number));
+        }
+        assert_eq!(ask(&mut connection, "LOGLEN"), value(written));
+        for _ in 0..100 {
+            let set = format!("SET key-{written} {written}");
+            assert_eq!(ask(&mut connection, &set), value("OK"));
+            written += 1;
+            let appended = ask(&mut connection, &format!("LOGAPPEND record-{written}"));
+            assert_eq!(appended, value(written));
+        }
+        let deadline = Instant::now() + PATIENCE;
+        let entries = 2 * written;
+        while info(&mut connection, "first_index") < entries - 100 {
+            assert!(Instant::now() < deadline, "the log was not compacted");
+        }
+        assert!(info(&mut connection, "snapshot_index") >= entries - 50);
+        assert_eq!(info(&mut connection, "snapshot_index") % 50, 0);
+        cluster.kill(1).unwrap();
+    }
+    cluster.start(1).unwrap();
+    cluster.wait_leader().unwrap();
+    let mut connection = Connection::open(cluster.addrs()[0]).unwrap();
+    assert_eq!(ask(&mut connection, "GET key-0"), value(0));
+    assert_eq!(ask(&mut connection, "LOGGET 1"), value("record-1"));
+    assert_eq!(ask(&mut connection, "LOGLEN"), value(written));
+}
