@@ -90,7 +90,8 @@ class Segment:
         frame = self.frame(BLOCK, len(self.bytes))
         if frame is None or frame[0] != START_KIND or len(frame[4]) != START.size or frame[1] > 1:
             return None
-        return frame[1], frame[2], frame[3], *START.unpack(frame[4])
+        start = frame[1], frame[2], frame[3], *START.unpack(frame[4])
+        return start if start[6] <= start[1] else None
 
     def tail(self):
         """A footer's fixed end, if there is one."""

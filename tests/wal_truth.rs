@@ -321,6 +321,43 @@ fn bytes_at_the_head_of_a_segment_behind_one_that_was_not_begun_are_named_there(
 }
 
 #[test]
+fn a_damaged_start_is_told_even_where_the_footer_before_it_is_gone() {
+    let disk = log();
+    let (wal, _) = options(&disk).open().unwrap();
+    fill(&wal);
+    drop(wal);
+    assert!(disk.peek(&path(6)).unwrap()[4096] != 0, "in use");
+    for sequence in 7.. {
+        if disk.peek(&path(sequence)).is_none() {
+            break;
+        }
+        disk.remove(&path(sequence)).unwrap();
+    }
+    // The fifth looks as if it were written on.
+    let bytes = disk.peek(&path(5)).unwrap();
+    let footer = bytes[..SEGMENT - FOOTER_TAIL]
+        .windows(FOOTER_TAIL)
+        .rposition(|w| w == [0; 80]);
+    let from = footer.unwrap();
+    disk.poke(&path(5), from, &vec![0; SEGMENT - from]).unwrap();
+    disk.poke(&path(6), 4096, &[0xff; 4]).unwrap();
+    let what = "the segment's first frame is damaged";
+    assert_damaged(&disk, (6, 4096), what);
+}
+
+#[test]
+fn a_byte_at_the_head_of_a_prepared_segment_is_written_over() {
+    let disk = log();
+    disk.poke(&path(6), 4100, &[1]).unwrap();
+    let (wal, recovery) = options(&disk).open().unwrap();
+    assert_eq!((recovery.last, recovery.torn), (LogIndex(60), None));
+    fill(&wal);
+    drop(wal);
+    let (_, recovery) = options(&disk).open().unwrap();
+    assert_eq!((recovery.last, recovery.torn), (LogIndex(120), None));
+}
+
+#[test]
 fn a_damaged_header_is_told_from_a_file_that_is_no_segment() {
     for at in [0, 8, 12, 16, 32, 40, 48, 64, 72, 80] {
         let disk = log();

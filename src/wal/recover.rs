@@ -290,9 +290,10 @@ impl Survey {
 
     /// The segments behind the last in use: prepared ones, or the first write to one that did not end.
     fn read_unused(&mut self, rest: &[Found]) -> Result<(), WalError> {
-        // A segment is only written to when the one before has ended.
-        let may_be_torn = self.tail.as_ref().is_none_or(|tail| !tail.open);
-        if let Some(next) = rest.first().filter(|_| may_be_torn) {
+        // A segment is only written to when the one before has ended: if that one is open, and nothing is to be
+        // seen of a write, none is looked for.
+        let open = self.tail.as_ref().is_some_and(|tail| tail.open);
+        if let Some(next) = rest.first().filter(|next| next.begun || !open) {
             let bytes = next.bytes()?;
             let image = next.image(&bytes);
             let start = HEADER_BYTES as usize;
@@ -305,7 +306,8 @@ impl Survey {
                     segment: format::segment_name(next.segment.sequence - 1),
                 });
             }
-            if next.begun || behind.end > start {
+            // Without a frame of its own it is only a byte that was changed, and will be written over.
+            if behind.end > start || (next.begun && !open) {
                 self.check_fence(next, behind.fence)?;
                 self.torn.get_or_insert_with(|| Torn {
                     segment: next.segment.name.clone(),

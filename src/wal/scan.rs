@@ -142,7 +142,8 @@ impl<'a> Image<'a> {
         let frame = self.frame(HEADER_BYTES as usize, self.bytes.len()).ok()?;
         let info = StartInfo::decode(frame.payload).ok()?;
         let known = format::Ending::from_u8(frame.head.tag).is_some();
-        let sane = frame.head.index.0 < u64::MAX && info.floor.0 < u64::MAX;
+        // What was dropped past the last entry made the log end there.
+        let sane = info.floor <= frame.head.index && frame.head.index.0 < u64::MAX;
         (known && sane && frame.head.kind == Kind::Start).then_some((frame.head, info))
     }
 
