@@ -36,13 +36,23 @@ impl Connection {
 
     /// Asks, and waits for the answer. After an error the connection is of no more use.
     pub(crate) fn ask(&mut self, args: &[&[u8]]) -> io::Result<Answer> {
+        self.send(args)?;
+        self.receive()
+    }
+
+    /// Asks. Answers come in the order of the requests.
+    pub(crate) fn send(&mut self, args: &[&[u8]]) -> io::Result<()> {
         let mut request = format!("*{}\r\n", args.len()).into_bytes();
         for arg in args {
             request.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
             request.extend_from_slice(arg);
             request.extend_from_slice(b"\r\n");
         }
-        self.stream.get_mut().write_all(&request)?;
+        self.stream.get_mut().write_all(&request)
+    }
+
+    /// Waits for the answer to the request that was sent first.
+    pub(crate) fn receive(&mut self) -> io::Result<Answer> {
         let mut line = String::new();
         if self.stream.read_line(&mut line)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());

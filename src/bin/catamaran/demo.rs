@@ -10,11 +10,10 @@ use clap::Args;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::Failure;
 use crate::cluster::Cluster;
 use crate::json::Object;
 use crate::load::{Load, Written};
-use crate::replay;
+use crate::{Failure, parse_nodes, replay};
 
 const WRITERS: usize = 8;
 const SEGMENT_BYTES: u64 = 4 << 20;
@@ -36,14 +35,6 @@ pub(crate) struct Demo {
     /// The verdict as one JSON object on stdout
     #[arg(long)]
     json: bool,
-}
-
-fn parse_nodes(text: &str) -> Result<usize, String> {
-    let nodes = text
-        .parse()
-        .ok()
-        .filter(|nodes| nodes % 2 == 1 && (1..=9).contains(nodes));
-    nodes.ok_or_else(|| "expected an odd number from 1 to 9".to_owned())
 }
 
 /// What the demo found.

@@ -110,6 +110,19 @@ fn main() -> ExitCode {
     ended.map_or_else(|failure| end(&failure), |()| ExitCode::SUCCESS)
 }
 
+/// Reads how many nodes a cluster is to have.
+#[allow(
+    dead_code,
+    reason = "asked by the program, whose tests share this file"
+)]
+pub(crate) fn parse_nodes(text: &str) -> Result<usize, String> {
+    let nodes = text
+        .parse()
+        .ok()
+        .filter(|nodes| nodes % 2 == 1 && (1..=9).contains(nodes));
+    nodes.ok_or_else(|| "expected an odd number from 1 to 9".to_owned())
+}
+
 fn end(failure: &Failure) -> ExitCode {
     if !failure.text.is_empty() {
         eprintln!("catamaran: {}", failure.text);

@@ -96,18 +96,26 @@ enum End {
     NodeStopped,
 }
 
+/// The defaults with segments of this size, which entries must fit into.
+pub(crate) fn with_segments(segment_bytes: u64) -> Options {
+    let defaults = Options::default();
+    let quarter = usize::try_from(segment_bytes / 4).unwrap_or(usize::MAX);
+    Options {
+        segment_bytes,
+        max_entry_bytes: defaults.max_entry_bytes.min(quarter),
+        ..defaults
+    }
+}
+
 impl Serve {
     fn options(&self) -> Options {
-        let defaults = Options::default();
+        let defaults = with_segments(self.segment_bytes);
         let election_timeout = Duration::from_millis(self.election_timeout_ms);
-        let quarter = usize::try_from(self.segment_bytes / 4).unwrap_or(usize::MAX);
         Options {
             election_timeout,
             heartbeat_interval: self
                 .heartbeat_ms
                 .map_or(election_timeout / 5, Duration::from_millis),
-            segment_bytes: self.segment_bytes,
-            max_entry_bytes: defaults.max_entry_bytes.min(quarter),
             snapshot_entries: self.snapshot_every,
             snapshot_bytes: None,
             trailing_entries: self

@@ -1,10 +1,16 @@
 //! `bench`: durable throughput and latency, with the bare device measured beside it in turns.
 
+use std::path::Path;
+
+use clap::builder::RangedU64ValueParser;
 use clap::{Args, Subcommand};
 
 use crate::Failure;
 
+mod clients;
+mod measured;
 pub(crate) mod raw;
+mod replicate;
 mod wal;
 
 #[derive(Args)]
@@ -17,12 +23,30 @@ pub(crate) struct Bench {
 enum What {
     /// Appends to a log that is in use: old entries are dropped as new ones come
     Wal(wal::Wal),
+    /// Commits on a cluster, each node with its own directory
+    Replicate(replicate::Replicate),
+}
+
+/// An option that is a count.
+fn count() -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=1 << 20)
 }
 
 impl Bench {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.what {
             What::Wal(wal) => wal.run(),
+            What::Replicate(replicate) => replicate.run(),
         }
     }
+}
+
+/// Measures in a new directory below `dir`, which is removed then.
+fn below(dir: &Path, measure: impl FnOnce(&Path) -> Result<(), Failure>) -> Result<(), Failure> {
+    let dir = dir.join(format!("catamaran-bench-{}", std::process::id()));
+    let failed = |error| format!("{}: {error}", dir.display());
+    std::fs::create_dir_all(&dir).map_err(|error| Failure::usage(failed(error)))?;
+    let done = measure(&dir);
+    let removed = std::fs::remove_dir_all(&dir);
+    done.and_then(|()| removed.map_err(|error| Failure::runtime(failed(error))))
 }

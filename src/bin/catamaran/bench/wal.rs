@@ -4,31 +4,25 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use catamaran::types::{LogIndex, Staged};
 use catamaran::wal::{self, WalError, WalOptions};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
-use hdrhistogram::Histogram;
 
+use super::measured::{Measured, TURN};
 use super::raw::Raw;
+use super::{below, count};
 use crate::Failure;
 use crate::json::Object;
 
-/// How long the log, and then the device, is measured before it is the other's turn.
-const TURN: Duration = Duration::from_millis(500);
 /// The log keeps about so many bytes of entries, as one does whose reader has taken what is older.
 const KEEP_BYTES: u64 = 64 << 20;
 /// In how large batches the log is filled before.
 const FILL_BYTES: usize = 1 << 20;
 /// How often the threads see to that.
 const DROP_EVERY_BYTES: u64 = 16 << 20;
-
-/// An option that is a count.
-fn count() -> RangedU64ValueParser<usize> {
-    RangedU64ValueParser::new().range(1..=1 << 20)
-}
 
 #[derive(Args)]
 pub(crate) struct Wal {
@@ -57,51 +51,9 @@ pub(crate) struct Wal {
     json: bool,
 }
 
-/// One side's figures, over all its turns.
-struct Measured {
-    entries: u64,
-    time: Duration,
-    latency: Histogram<u64>,
-}
-
-impl Measured {
-    fn new() -> Result<Self, Failure> {
-        Ok(Self {
-            entries: 0,
-            time: Duration::ZERO,
-            // Nanoseconds, up to an hour.
-            latency: Histogram::new_with_max(3_600_000_000_000, 3).map_err(Failure::runtime)?,
-        })
-    }
-
-    fn record(&mut self, latency: Duration) {
-        self.latency
-            .saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
-    fn rate(&self) -> f64 {
-        self.entries as f64 / self.time.as_secs_f64()
-    }
-
-    #[expect(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
-    fn micros(&self, quantile: f64) -> f64 {
-        self.latency.value_at_quantile(quantile) as f64 / 1e3
-    }
-}
-
 impl Wal {
     pub(crate) fn run(self) -> Result<(), Failure> {
-        let dir = self
-            .dir
-            .join(format!("catamaran-bench-{}", std::process::id()));
-        std::fs::create_dir_all(&dir)
-            .map_err(|error| Failure::usage(format!("{}: {error}", dir.display())))?;
-        let done = self.measure(&dir);
-        let removed = std::fs::remove_dir_all(&dir);
-        done.and_then(|()| {
-            removed.map_err(|error| Failure::runtime(format!("{}: {error}", dir.display())))
-        })
+        below(&self.dir, |dir| self.measure(dir))
     }
 
     fn measure(&self, dir: &std::path::Path) -> Result<(), Failure> {
@@ -122,6 +74,7 @@ impl Wal {
             .max_entry_bytes(self.entry_bytes)
             .open()
             .map_err(Failure::usage)?;
+        let entries = (block.len() / self.entry_bytes) as u64;
         let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
         let turns = self.seconds * 1000 / TURN.as_millis() as u64;
         // What is measured first in a round changes, so that neither always follows the other.
@@ -130,11 +83,11 @@ impl Wal {
         let warm = log.syncs();
         for turn in 0..turns {
             if turn % 2 == 0 {
-                self.write(&mut device, &block, &mut raw)?;
+                raw.device(&mut device, &block, entries)?;
             }
             self.append(&log, &appended, &mut ours)?;
             if turn % 2 == 1 {
-                self.write(&mut device, &block, &mut raw)?;
+                raw.device(&mut device, &block, entries)?;
             }
         }
         let syncs = log.syncs() - warm;
@@ -158,23 +111,6 @@ impl Wal {
         Ok(filled)
     }
 
-    /// One turn of the device.
-    fn write(&self, device: &mut Raw, block: &[u8], raw: &mut Measured) -> Result<(), Failure> {
-        let entries = (block.len() / self.entry_bytes) as u64;
-        let start = Instant::now();
-        loop {
-            let begun = Instant::now();
-            if begun - start >= TURN {
-                break;
-            }
-            device.write_and_sync(block).map_err(Failure::runtime)?;
-            raw.record(begun.elapsed());
-            raw.entries += entries;
-        }
-        raw.time += start.elapsed();
-        Ok(())
-    }
-
     /// One turn of the log.
     fn append(
         &self,
@@ -195,10 +131,7 @@ impl Wal {
         ours.time += time;
         for client in threads {
             let client = client.map_err(|_| Failure::runtime("a thread panicked"))??;
-            ours.entries += client.entries;
-            ours.latency
-                .add(&client.latency)
-                .map_err(Failure::runtime)?;
+            ours.add(&client)?;
         }
         Ok(())
     }

@@ -1,0 +1,161 @@
+//! `bench replicate`: commits on a cluster.
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::sync::Barrier;
+use std::time::Instant;
+
+use clap::Args;
+use clap::builder::RangedU64ValueParser;
+
+use super::clients::{Processes, Target, Threads};
+use super::measured::{Measured, TURN};
+use super::raw::Raw;
+use super::{below, count};
+use crate::json::Object;
+use crate::{Failure, parse_nodes};
+
+#[derive(Args)]
+pub(crate) struct Replicate {
+    /// Where to write; a new directory below it is used, and removed
+    #[arg(long)]
+    dir: PathBuf,
+    /// How many nodes, an odd number from 1 to 9
+    #[arg(long, value_name = "N", default_value = "3", value_parser = parse_nodes)]
+    nodes: usize,
+    /// Clients, each waiting for what it proposed
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
+    clients: usize,
+    /// The length of an entry
+    #[arg(long, value_name = "N", default_value = "128", value_parser = count())]
+    entry_bytes: usize,
+    /// Proposals that a client has under way
+    #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
+    inflight: usize,
+    /// How long to measure the cluster, and as long again the device
+    #[arg(long, value_name = "N", default_value = "5", value_parser = RangedU64ValueParser::<u64>::new().range(1..=3600))]
+    seconds: u64,
+    #[arg(long, value_name = "N", default_value = "67108864")]
+    segment_bytes: u64,
+    /// Runs each node as a process of its own, and asks over TCP
+    #[arg(long)]
+    tcp: bool,
+    /// Prints one object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Replicate {
+    pub(crate) fn run(self) -> Result<(), Failure> {
+        below(&self.dir, |dir| self.measure(dir))
+    }
+
+    fn measure(&self, dir: &Path) -> Result<(), Failure> {
+        let entry = vec![7; self.entry_bytes];
+        let mut device = Raw::create(&dir.join("raw")).map_err(Failure::runtime)?;
+        let target: Box<dyn Target> = if self.tcp {
+            Box::new(Processes::start(dir, self.nodes, self.segment_bytes)?)
+        } else {
+            Box::new(Threads::start(dir, self.nodes, self.segment_bytes)?)
+        };
+        let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
+        let turns = self.seconds * 1000 / TURN.as_millis() as u64;
+        self.commit(&*target, &entry, &mut Measured::new()?)?;
+        for turn in 0..turns {
+            // What is measured first in a round changes, so that neither always follows the other.
+            if turn % 2 == 0 {
+                raw.device(&mut device, &entry, 1)?;
+            }
+            self.commit(&*target, &entry, &mut ours)?;
+            if turn % 2 == 1 {
+                raw.device(&mut device, &entry, 1)?;
+            }
+        }
+        self.report(&ours, &raw);
+        Ok(())
+    }
+
+    /// One turn of the cluster.
+    fn commit(
+        &self,
+        target: &dyn Target,
+        entry: &[u8],
+        ours: &mut Measured,
+    ) -> Result<(), Failure> {
+        let gate = Barrier::new(self.clients + 1);
+        let (time, clients) = std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..self.clients)
+                .map(|_| scope.spawn(|| self.client(target, entry, &gate)))
+                .collect();
+            gate.wait();
+            let start = Instant::now();
+            let clients: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
+            (start.elapsed(), clients)
+        });
+        ours.time += time;
+        for client in clients {
+            ours.add(&client.map_err(|_| Failure::runtime("a thread panicked"))??)?;
+        }
+        Ok(())
+    }
+
+    /// Proposes and waits for a turn's time.
+    fn client(
+        &self,
+        target: &dyn Target,
+        entry: &[u8],
+        gate: &Barrier,
+    ) -> Result<Measured, Failure> {
+        let client = target.client(entry);
+        let mut begun_at = VecDeque::with_capacity(self.inflight);
+        let mut measured = Measured::new()?;
+        // Whoever could not connect must not keep the others waiting.
+        gate.wait();
+        let mut client = client?;
+        let start = Instant::now();
+        loop {
+            let now = Instant::now();
+            if now - start < TURN {
+                client.begin()?;
+                begun_at.push_back(now);
+                if begun_at.len() < self.inflight {
+                    continue;
+                }
+            }
+            let Some(begun) = begun_at.pop_front() else {
+                return Ok(measured);
+            };
+            client.finish()?;
+            measured.record(begun.elapsed());
+            measured.entries += 1;
+        }
+    }
+
+    fn report(&self, ours: &Measured, raw: &Measured) {
+        let ratio = ours.micros(0.5) / raw.micros(0.5);
+        if self.json {
+            let mut object = Object::new();
+            object
+                .number("commits_per_s", format!("{:.0}", ours.rate()))
+                .number("p50_us", format!("{:.1}", ours.micros(0.5)))
+                .number("p99_us", format!("{:.1}", ours.micros(0.99)))
+                .number("raw_fdatasync_p50_us", format!("{:.1}", raw.micros(0.5)))
+                .number("p50_to_raw", format!("{ratio:.3}"));
+            println!("{}", object.finish());
+            return;
+        }
+        println!(
+            "cluster {:>10.0} commits/s  p50 {:>7.1} us  p99 {:>7.1} us",
+            ours.rate(),
+            ours.micros(0.5),
+            ours.micros(0.99)
+        );
+        println!(
+            "device  {:>10.0} syncs/s    p50 {:>7.1} us  p99 {:>7.1} us",
+            raw.rate(),
+            raw.micros(0.5),
+            raw.micros(0.99)
+        );
+        println!("p50 / device's p50 {ratio:.3}");
+    }
+}

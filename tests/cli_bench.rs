@@ -1,0 +1,79 @@
+//! `bench`, as programs read it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+
+use std::path::Path;
+use std::process::Command;
+
+/// The numbers of the one object that a benchmark of a second prints, by their keys.
+fn bench(dir: &Path, args: &[&str]) -> Vec<(String, f64)> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_catamaran"));
+    command.arg("bench").args(args).arg("--dir").arg(dir);
+    command.args(["--seconds", "1", "--segment-bytes", "1048576", "--json"]);
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    let left = std::fs::read_dir(dir).unwrap().count();
+    assert_eq!(left, 0, "files that were left");
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let object = printed
+        .strip_suffix("}\n")
+        .and_then(|text| text.strip_prefix('{'));
+    let pairs = object.unwrap().split(',').map(|pair| {
+        let (key, number) = pair.split_once(':').unwrap();
+        (key.trim_matches('"').to_owned(), number.parse().unwrap())
+    });
+    pairs.collect()
+}
+
+fn assert_measured(figures: &[(String, f64)], keys: &[&str]) {
+    let measured = |key| {
+        figures
+            .iter()
+            .any(|(of, number)| of == key && *number > 0.0)
+    };
+    for key in keys {
+        assert!(measured(key), "no {key} in {figures:?}");
+    }
+}
+
+#[test]
+fn the_log_is_measured_beside_the_device() {
+    let dir = tempfile::tempdir().unwrap();
+    let figures = bench(
+        dir.path(),
+        &["wal", "--threads", "2", "--entry-bytes", "100"],
+    );
+    let keys = [
+        "entries_per_s",
+        "bytes_per_s",
+        "p50_us",
+        "p99_us",
+        "syncs",
+        "raw_entries_per_s",
+        "ratio_to_raw",
+    ];
+    assert_measured(&figures, &keys);
+}
+
+#[test]
+fn a_cluster_is_measured_beside_the_device_in_one_process_and_in_three() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = ["commits_per_s", "p50_us", "p99_us", "raw_fdatasync_p50_us"];
+    let cluster = [
+        "replicate",
+        "--nodes",
+        "3",
+        "--clients",
+        "2",
+        "--entry-bytes",
+        "100",
+    ];
+    assert_measured(&bench(dir.path(), &cluster), &keys);
+    let tcp = [&cluster[..], &["--tcp", "--inflight", "8"]].concat();
+    assert_measured(&bench(dir.path(), &tcp), &keys);
+}
