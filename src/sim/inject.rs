@@ -4,9 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Rng;
+use super::birth::DIR;
 use super::disk::{Moment, Op, SimDisk, Survival};
 use super::faults::{Kind, Planned};
-use super::process::DIR;
 use super::trace::What;
 use super::violation::{Property, Violated};
 use super::workload::Workload;

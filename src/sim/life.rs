@@ -1,6 +1,8 @@
 //! What the processes do when their time comes, and what comes of it.
 
-use super::process::{Applied, Birth, Halt, Incoming, Process};
+use super::birth::Birth;
+use super::mail::Incoming;
+use super::process::{Applied, Halt, Process};
 use super::trace::{Said, What};
 use super::violation::{Property, Violated};
 use super::workload::Workload;

@@ -57,6 +57,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+mod birth;
 mod check;
 mod clients;
 mod clock;
@@ -64,6 +65,7 @@ mod disk;
 mod faults;
 mod inject;
 mod life;
+mod mail;
 mod network;
 mod process;
 mod rng;

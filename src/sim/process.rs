@@ -10,35 +10,27 @@
 //! a sync's bytes are on the disk when it begins, and nobody knows before it ends.
 
 use std::collections::VecDeque;
-use std::path::Path;
-use std::sync::Arc;
 
-use super::check::Checker;
-use super::clients::{NUMBER_BYTES, Read, Slot};
+use super::birth::{Birth, Watch, open_log};
+use super::clients::{Read, Slot};
 use super::disk::SimDisk;
-use super::trace::{Said, Trace, What};
-use super::violation::{Property, Violated};
-use crate::config::Config;
+use super::mail::{Incoming, Mail};
+use super::trace::{Said, What};
+use super::violation::Violated;
 use crate::driver::{
-    Payloads, Proposals, Reads, Replies, configs_in, in_parts, new_entries, next_batch,
-    read_to_send, rosters, same_write,
+    Payloads, Proposals, Reads, Replies, configs_in, in_parts, new_entries, read_to_send, rosters,
+    same_write,
 };
-use crate::log::{Log, LogError, LogReader, NewEntry, Recovered, encode_membership};
+use crate::log::{Log, LogError, LogReader, Recovered};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
 use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
-use crate::types::{
-    Bytes, ClusterId, Durable, Entry, EntryKind, HardState, LogId, LogIndex, Member, Membership,
-    NodeId, Staged, Term, Time,
-};
-use crate::wal::{Preparer, WalOptions};
+use crate::types::{Bytes, Durable, Entry, LogId, LogIndex, NodeId, Staged, Time};
 
-/// Where a node's log is on its disk.
-pub(super) const DIR: &str = "/node/wal";
-const CLUSTER: ClusterId = ClusterId(7);
-/// What every log begins with.
-const FIRST: LogId = LogId::new(Term(1), LogIndex(1));
+mod apply;
+
+pub(super) use apply::Applied;
 
 /// What a step may find wrong.
 pub(super) enum Halt {
@@ -60,41 +52,6 @@ impl From<Violated> for Halt {
     }
 }
 
-/// Who looks on.
-pub(super) struct Watch {
-    pub(super) checker: Checker,
-    pub(super) trace: Trace,
-}
-
-/// A message with its entries, as it arrives.
-#[derive(Clone)]
-pub(super) struct Incoming {
-    pub(super) from: NodeId,
-    pub(super) message: Message,
-    pub(super) entries: Vec<Entry>,
-}
-
-/// All that came in since the last look.
-#[derive(Default)]
-pub(super) struct Mail {
-    durable: Option<Durable>,
-    pub(super) incoming: Vec<Incoming>,
-    pub(super) proposals: Vec<(Bytes, Slot)>,
-    pub(super) reads: Vec<Read>,
-    /// To whom leadership is to be handed over: to somebody, or whoever is best.
-    pub(super) transfers: Vec<Option<NodeId>>,
-}
-
-impl Mail {
-    pub(super) const fn is_empty(&self) -> bool {
-        self.durable.is_none()
-            && self.incoming.is_empty()
-            && self.proposals.is_empty()
-            && self.reads.is_empty()
-            && self.transfers.is_empty()
-    }
-}
-
 /// Something for the log, in order.
 enum Job {
     Sync(Staged),
@@ -105,14 +62,6 @@ enum Job {
 struct Syncing {
     durable: Option<Durable>,
     promises: Vec<(NodeId, Message)>,
-}
-
-/// An entry that was applied.
-pub(super) struct Applied<R> {
-    pub(super) index: LogIndex,
-    pub(super) number: u64,
-    pub(super) payload: Bytes,
-    pub(super) reply: R,
 }
 
 /// Which steps are on their way.
@@ -146,73 +95,6 @@ pub(super) struct Process<M> {
     effects: Vec<Effect>,
     max_append_bytes: usize,
     pub(super) due: Due,
-}
-
-/// What a process is started with.
-pub(super) struct Birth {
-    pub(super) config: Config,
-    pub(super) node: usize,
-    pub(super) nodes: usize,
-    pub(super) now: Time,
-    pub(super) seed: u64,
-}
-
-/// The members of a cluster of so many.
-fn members(nodes: usize) -> Vec<Member> {
-    let member = |id| Member {
-        id: NodeId(id),
-        addr: String::new(),
-        client_addr: String::new(),
-    };
-    (1..=nodes as u64).map(member).collect()
-}
-
-const fn first_state() -> HardState {
-    HardState {
-        term: FIRST.term,
-        vote: None,
-        commit: FIRST.index,
-    }
-}
-
-fn with_first<T>(nodes: usize, run: impl FnOnce(NewEntry<'_>) -> T) -> T {
-    run(NewEntry {
-        term: FIRST.term,
-        kind: EntryKind::Config,
-        payload: &encode_membership(&Membership::of_voters(members(nodes))),
-    })
-}
-
-/// What looks on at a cluster of so many.
-pub(super) fn watch(nodes: usize) -> Watch {
-    Watch {
-        checker: with_first(nodes, |first| Checker::new(nodes, &first, first_state())),
-        trace: Trace::new(),
-    }
-}
-
-/// Writes what every log begins with.
-///
-/// # Errors
-/// The log's.
-pub(super) fn bootstrap(disk: &SimDisk, birth: &Birth) -> Result<(), LogError> {
-    let (log, _) = open_log(disk, birth)?;
-    let staged = with_first(birth.nodes, |first| {
-        log.stage(first_state(), None, &[first])
-    })?;
-    log.wal().sync(staged)?;
-    log.into_wal().close()?;
-    Ok(())
-}
-
-fn open_log(disk: &SimDisk, birth: &Birth) -> Result<(Log, Recovered), LogError> {
-    let options = WalOptions::new(Path::new(DIR))
-        .segment_bytes(birth.config.segment_bytes)
-        .max_entry_bytes(birth.config.max_entry_bytes)
-        .owner(CLUSTER, NodeId(birth.node as u64 + 1))
-        .preparer(Preparer::Inline)
-        .disk(Arc::new(disk.clone()));
-    Log::open(options)
 }
 
 impl<M: StateMachine> Process<M> {
@@ -525,68 +407,6 @@ impl<M: StateMachine> Process<M> {
         }
     }
 
-    /// Applies some of what is committed, as the apply thread does, and answers who waits for it.
-    ///
-    /// # Errors
-    /// What stops the node, or is violated.
-    pub(super) fn apply(
-        &mut self,
-        limits: (usize, usize),
-        watch: &mut Watch,
-    ) -> Result<Vec<Applied<M::Reply>>, Halt> {
-        let mut applied = Vec::new();
-        if self.applied < self.committed {
-            let batch = next_batch(&self.reader, self.applied, self.committed, limits)?;
-            for entry in &batch {
-                watch.checker.applied(self.node, entry)?;
-            }
-            for run in batch.chunk_by(|a, b| a.kind == b.kind) {
-                if run[0].kind == EntryKind::Normal {
-                    self.apply_normal(run, &mut applied)?;
-                }
-            }
-            if let Some(last) = batch.last().map(|entry| entry.id) {
-                drop(self.replies.take(last));
-                self.applied = last.index;
-                watch.trace.add(Some(self.id), What::Applied(last.index));
-            }
-        }
-        let upto = self.applied;
-        for (_, read) in self.ready.extract_if(.., |(index, _)| *index <= upto) {
-            read.saw(upto);
-        }
-        Ok(applied)
-    }
-
-    fn apply_normal(
-        &mut self,
-        entries: &[Entry],
-        applied: &mut Vec<Applied<M::Reply>>,
-    ) -> Result<(), Halt> {
-        let stripped: Vec<Entry> = entries.iter().filter_map(without_number).collect();
-        let replies = self.machine.apply(&stripped);
-        if replies.len() != entries.len() || stripped.len() != entries.len() {
-            let (replies, entries) = (replies.len(), entries.len());
-            return Err(Property::Workload
-                .violated(format!(
-                    "the state machine gave {replies} replies to {entries} entries"
-                ))
-                .into());
-        }
-        for ((entry, stripped), reply) in entries.iter().zip(stripped).zip(replies) {
-            applied.push(Applied {
-                index: entry.id.index,
-                number: number_of(&entry.payload).unwrap_or(u64::MAX),
-                payload: stripped.payload,
-                reply,
-            });
-            if let Some(slot) = self.replies.take(entry.id) {
-                slot.applied(entry.id.index);
-            }
-        }
-        Ok(())
-    }
-
     /// Ends with an error: what queued was not taken, and nobody knows what becomes of the rest.
     pub(super) fn refuse_mail(&mut self) {
         for (_, slot) in self.mail.proposals.drain(..) {
@@ -612,18 +432,4 @@ const fn whom_to_ask(refusal: Refusal) -> Option<NodeId> {
         | Refusal::ChangeInProgress
         | Refusal::NoVoters => None,
     }
-}
-
-fn number_of(payload: &[u8]) -> Option<u64> {
-    let number = payload.first_chunk::<NUMBER_BYTES>()?;
-    Some(u64::from_le_bytes(*number))
-}
-
-fn without_number(entry: &Entry) -> Option<Entry> {
-    let rest = entry.payload.len().checked_sub(NUMBER_BYTES)?;
-    Some(Entry {
-        id: entry.id,
-        kind: entry.kind,
-        payload: entry.payload.slice(NUMBER_BYTES, rest),
-    })
 }

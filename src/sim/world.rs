@@ -4,13 +4,15 @@ use std::any::Any;
 use std::collections::BinaryHeap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::birth::{Watch, bootstrap, watch};
 use super::clients::{Clients, Word};
 use super::clock::Clock;
 use super::disk::SimDisk;
 use super::faults::{Planned, Timeline};
 use super::inject::Flapping;
+use super::mail::Incoming;
 use super::network::Network;
-use super::process::{Incoming, Process, Watch, bootstrap, watch};
+use super::process::Process;
 use super::trace::What;
 use super::violation::{Property, Violated, Violation};
 use super::{Outcome, Rng, Scenario, Workload};

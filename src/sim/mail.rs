@@ -1,0 +1,34 @@
+//! What comes to a process, until it looks.
+
+use super::clients::{Read, Slot};
+use crate::raft::message::Message;
+use crate::types::{Bytes, Durable, Entry, NodeId};
+
+/// A message with its entries, as it arrives.
+#[derive(Clone)]
+pub(super) struct Incoming {
+    pub(super) from: NodeId,
+    pub(super) message: Message,
+    pub(super) entries: Vec<Entry>,
+}
+
+/// All that came in since the last look.
+#[derive(Default)]
+pub(super) struct Mail {
+    pub(super) durable: Option<Durable>,
+    pub(super) incoming: Vec<Incoming>,
+    pub(super) proposals: Vec<(Bytes, Slot)>,
+    pub(super) reads: Vec<Read>,
+    /// To whom leadership is to be handed over: to somebody, or whoever is best.
+    pub(super) transfers: Vec<Option<NodeId>>,
+}
+
+impl Mail {
+    pub(super) const fn is_empty(&self) -> bool {
+        self.durable.is_none()
+            && self.incoming.is_empty()
+            && self.proposals.is_empty()
+            && self.reads.is_empty()
+            && self.transfers.is_empty()
+    }
+}
