@@ -4,23 +4,31 @@
 //! Architecture invariant: nothing here waits, reads a clock or starts a thread.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use crate::log::{LogReader, NewEntry, decode_membership};
 use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
-use crate::snapshot::{Configuration, Meta};
+use crate::snapshot::{Configuration, Meta, Whole};
 use crate::types::{
-    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Membership, Roster, Staged, TermRun,
-    WriteSeq,
+    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Member, Membership, Roster, Staged,
+    TermRun, WriteSeq,
 };
 
-/// Bytes of the entries in a step's event, which consensus does not see.
-pub(crate) enum Payloads<'a> {
-    None,
+mod members;
+
+pub(crate) use members::Members;
+
+/// What a step's event carries that consensus does not see.
+pub(crate) enum Carried<'a> {
+    Nothing,
     Proposals(&'a [Bytes]),
-    Message(&'a [Entry]),
-    /// A configuration of this node's own, encoded.
-    Config(&'a [u8]),
+    /// Entries, and the configurations among them.
+    Message(&'a [Entry], &'a [Placed]),
+    /// Members as a change of members has them.
+    Members(&'a [Member]),
+    /// A snapshot that was fetched, with its configuration.
+    Snapshot(&'a Arc<Whole>, &'a Placed),
 }
 
 /// A configuration and the index of its entry.
@@ -48,13 +56,15 @@ pub(crate) fn rosters(configs: &[Placed]) -> Vec<(LogIndex, Roster)> {
     rosters.collect()
 }
 
-/// The entries that a write appends, with the bytes that belong to them.
+/// The entries that a write appends, with the bytes that belong to them. A configuration of this node's own is
+/// in `config`, encoded.
 ///
 /// # Errors
 /// If other bytes came in than consensus takes entries from.
 pub(crate) fn new_entries<'a>(
     persist: &Persist,
-    payloads: &Payloads<'a>,
+    carried: &Carried<'a>,
+    config: &'a [u8],
 ) -> Result<Vec<NewEntry<'a>>, String> {
     let Some(new) = &persist.entries else {
         return Ok(Vec::new());
@@ -66,14 +76,14 @@ pub(crate) fn new_entries<'a>(
         kind,
         payload,
     };
-    let entries: Vec<NewEntry<'a>> = match (new.source, payloads) {
+    let entries: Vec<NewEntry<'a>> = match (new.source, carried) {
         (Source::Empty(kind), _) => vec![entry(kind, &[])],
-        (Source::Config, Payloads::Config(config)) => vec![entry(EntryKind::Config, config)],
-        (Source::Proposals, Payloads::Proposals(payloads)) => payloads
+        (Source::Config, _) => vec![entry(EntryKind::Config, config)],
+        (Source::Proposals, Carried::Proposals(payloads)) => payloads
             .iter()
             .map(|payload| entry(EntryKind::Normal, payload))
             .collect(),
-        (Source::Message, Payloads::Message(entries)) => {
+        (Source::Message, Carried::Message(entries, _)) => {
             let known = entries.partition_point(|entry| entry.id.index <= new.range.prev.index);
             let new = entries[known..].iter();
             new.map(|Entry { id, kind, payload }| NewEntry {

@@ -8,37 +8,22 @@ use crossbeam_channel::Sender;
 use super::apply::{ApplyQueue, ReadJob};
 use super::fetch::Transfer;
 use super::mailbox::{Command, Mail, Mailbox, Proposed};
-use super::members::Members;
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
 use crate::driver::{
-    Payloads, Placed, Proposals, Reads, config_of, configs_in, new_entries, rosters, same_write,
+    Carried, Members, Proposals, Reads, config_of, configs_in, new_entries, rosters, same_write,
 };
-use crate::log::{Log, encode_membership};
+use crate::log::Log;
 use crate::raft::Raft;
-use crate::raft::event::{
-    Effect, Event, NewEntries, Persist, Refusal, Release, RoleName, Source, Status,
-};
+use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
 use crate::snapshot::{SnapshotStore, Whole};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
 use crate::types::{
-    Bytes, Change, Entry, LogId, LogIndex, Member, MemberRole, Membership, NodeId, Staged, Term,
-    Time, WriteSeq,
+    Bytes, Change, LogId, LogIndex, Member, Membership, NodeId, Staged, Term, Time, WriteSeq,
 };
 use crate::wal::WalError;
-
-/// What a step's event carries that consensus does not see.
-enum Carried<'a> {
-    Nothing,
-    Proposals(&'a [Bytes]),
-    Message(&'a [Entry], &'a [Placed]),
-    /// Members as a change of members has them.
-    Members(&'a [Member]),
-    /// A snapshot that was fetched, with its configuration.
-    Snapshot(&'a Arc<Whole>, &'a Placed),
-}
 
 /// The raft thread's own state.
 pub(super) struct Consensus<M: StateMachine> {
@@ -53,7 +38,7 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) transfers: Sender<Transfer>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) progress: Arc<Progress>,
-    pub(super) members: Members,
+    pub(super) members: Members<Slot<Membership>>,
     pub(super) proposals: Proposals<Slot<M::Reply>>,
     pub(super) reads: Reads<ReadJob<M>>,
     /// Who waits for leadership to go over to another node.
@@ -189,21 +174,15 @@ impl<M: StateMachine> Consensus<M> {
     }
 
     fn change(&mut self, changes: &[Change], slot: Slot<Membership>) -> Result<(), String> {
-        let current = self.members.current().cloned().unwrap_or_default();
-        let wanted = current.changed(changes);
+        let wanted = self.members.changed(changes);
         let event = Event::Change {
             to: wanted.roster().clone(),
         };
         match self.step(event, &Carried::Members(wanted.members()))? {
             Some(refusal) => slot.complete(Err(self.refused(refusal))),
             None => {
-                let joiner = |change: &Change| match change {
-                    Change::Set(member, MemberRole::Joiner) => Some(member.id),
-                    _ => None,
-                };
-                let joiners = changes.iter().filter_map(joiner).collect();
                 let index = self.raft.pointers().last.index;
-                self.members.wait(index, joiners, slot);
+                self.members.wait(index, changes, slot);
             }
         }
         Ok(())
@@ -291,7 +270,9 @@ impl<M: StateMachine> Consensus<M> {
         self.apply.install(Arc::clone(whole));
         let staged = self.log.restart(last);
         self.sync(seq, staged)?;
-        self.members.reset(*index, membership.clone());
+        for slot in self.members.reset(*index, membership.clone()) {
+            slot.complete(Err(Error::OutcomeUnknown));
+        }
         self.show_members();
         Ok(())
     }
@@ -302,34 +283,13 @@ impl<M: StateMachine> Consensus<M> {
     }
 
     fn persist(&mut self, persist: &Persist, carried: &Carried<'_>) -> Result<(), String> {
-        let mut moved = persist
-            .truncate_from
-            .is_some_and(|from| self.members.truncate(from));
-        let source = persist.entries.as_ref().map(|new| new.source);
-        let own_config = source == Some(Source::Config);
-        let mut config = Vec::new();
-        if let Some(new) = &persist.entries {
-            let placed = self.configs_of(new, carried);
-            moved |= !placed.is_empty();
-            for (index, membership) in placed {
-                if own_config {
-                    config = encode_membership(&membership);
-                }
-                self.members.append(index, membership);
-            }
-        }
-        let payloads = match carried {
-            _ if own_config => Payloads::Config(&config),
-            Carried::Message(entries, _) => Payloads::Message(entries),
-            Carried::Proposals(payloads) => Payloads::Proposals(payloads),
-            Carried::Members(_) | Carried::Snapshot(..) | Carried::Nothing => Payloads::None,
-        };
-        let entries = new_entries(persist, &payloads)?;
+        let noted = self.members.note(persist, carried, self.raft.roster());
+        let entries = new_entries(persist, carried, &noted.config)?;
         let staged = self
             .log
             .stage(persist.hard_state, persist.truncate_from, &entries);
         self.sync(persist.seq, staged)?;
-        if moved {
+        if noted.moved {
             self.show_members();
         }
         Ok(())
@@ -340,25 +300,6 @@ impl<M: StateMachine> Consensus<M> {
         let staged = staged.map_err(|error| error.to_string())?;
         same_write(core, staged)?;
         self.queue(LogJob::Sync(staged))
-    }
-
-    /// The configurations among new entries.
-    fn configs_of(&self, new: &NewEntries, carried: &Carried<'_>) -> Vec<Placed> {
-        match (new.source, carried) {
-            (Source::Message, Carried::Message(_, placed)) => {
-                let known = placed.partition_point(|(at, _)| *at <= new.range.prev.index);
-                placed[known..].to_vec()
-            }
-            (Source::Config, _) => {
-                let mut known = self.members.reachable();
-                if let Carried::Members(members) = carried {
-                    known.extend_from_slice(members);
-                }
-                let roster = self.raft.roster().clone();
-                vec![(new.range.last.index, Membership::new(roster, &known))]
-            }
-            _ => Vec::new(),
-        }
     }
 
     fn release_lent(&self) {
@@ -385,7 +326,10 @@ impl<M: StateMachine> Consensus<M> {
         // Told first, so that nobody sees more applied than committed.
         self.progress.committed(index);
         self.apply.commit(index, self.proposals.committed(index));
-        if self.members.commit(index) {
+        let answer = |slot: Slot<Membership>, members: &Membership| {
+            slot.complete(Ok(members.clone()));
+        };
+        if self.members.commit(index, answer) {
             self.show_members();
         }
     }
@@ -400,7 +344,9 @@ impl<M: StateMachine> Consensus<M> {
             for slot in self.proposals.abandon() {
                 slot.complete(Err(Error::OutcomeUnknown));
             }
-            self.members.lose();
+            for slot in self.members.lose() {
+                slot.complete(Err(Error::OutcomeUnknown));
+            }
         }
         if let Some(leader) = status.leader
             && let Some(slot) = self.transfer.take()

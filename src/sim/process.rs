@@ -18,8 +18,8 @@ use super::mail::{Incoming, Mail};
 use super::trace::{Said, What};
 use super::violation::Violated;
 use crate::driver::{
-    Payloads, Proposals, Reads, Replies, configs_in, in_parts, new_entries, read_to_send, rosters,
-    same_write,
+    Carried, Members, Proposals, Reads, Replies, configs_in, in_parts, new_entries, read_to_send,
+    rosters, same_write,
 };
 use crate::log::{Log, LogError, LogReader, Recovered};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
@@ -88,6 +88,7 @@ pub(super) struct Process<M> {
     outbox: Vec<(NodeId, Message)>,
     proposals: Proposals<Slot>,
     reads: Reads<Read>,
+    members: Members<()>,
     committed: LogIndex,
     applied: LogIndex,
     replies: Replies<Slot>,
@@ -140,6 +141,7 @@ impl<M: StateMachine> Process<M> {
             outbox: Vec::new(),
             proposals: Proposals::new(),
             reads: Reads::new(),
+            members: Members::new(configs, &[]),
             applied: recovered.before.index,
             replies: Replies::new(),
             ready: Vec::new(),
@@ -181,7 +183,7 @@ impl<M: StateMachine> Process<M> {
     pub(super) fn handle(&mut self, now: Time, watch: &mut Watch) -> Result<(), Halt> {
         let mail = std::mem::take(&mut self.mail);
         if let Some(durable) = mail.durable {
-            self.step(now, Event::Persisted(durable), &Payloads::None, watch)?;
+            self.step(now, Event::Persisted(durable), &Carried::Nothing, watch)?;
         }
         for Incoming {
             from,
@@ -191,13 +193,14 @@ impl<M: StateMachine> Process<M> {
         {
             let what = What::Arrived(from, Said::of(&message));
             watch.trace.add(Some(self.id), what);
-            let configs = rosters(&configs_in(&entries).unwrap_or_default());
+            let placed = configs_in(&entries)
+                .ok_or_else(|| "a configuration that cannot be read".to_owned())?;
             let event = Event::Received {
                 from,
                 message,
-                configs,
+                configs: rosters(&placed),
             };
-            self.step(now, event, &Payloads::Message(&entries), watch)?;
+            self.step(now, event, &Carried::Message(&entries, &placed), watch)?;
         }
         if !mail.proposals.is_empty() {
             self.propose(now, mail.proposals, watch)?;
@@ -208,13 +211,13 @@ impl<M: StateMachine> Process<M> {
             .map(|read| self.reads.ask(read))
             .last();
         if let Some(read) = asked {
-            self.step(now, Event::Read { read }, &Payloads::None, watch)?;
+            self.step(now, Event::Read { read }, &Carried::Nothing, watch)?;
         }
         for to in mail.transfers {
-            self.step(now, Event::Transfer { to }, &Payloads::None, watch)?;
+            self.step(now, Event::Transfer { to }, &Carried::Nothing, watch)?;
         }
         if now >= self.raft.deadline() {
-            self.step(now, Event::Tick, &Payloads::None, watch)?;
+            self.step(now, Event::Tick, &Carried::Nothing, watch)?;
         }
         Ok(())
     }
@@ -242,7 +245,7 @@ impl<M: StateMachine> Process<M> {
                     let taken = persist
                         .entries
                         .filter(|new| new.source == Source::Proposals);
-                    self.persist(&persist, &Payloads::Proposals(&payloads), watch)?;
+                    self.persist(&persist, &Carried::Proposals(&payloads), watch)?;
                     if let Some(new) = taken {
                         self.proposals.keep(&new, std::mem::take(&mut slots));
                     }
@@ -252,7 +255,7 @@ impl<M: StateMachine> Process<M> {
                         slot.refused(whom_to_ask(refusal));
                     }
                 }
-                other => self.carry_out(other, &Payloads::None, watch)?,
+                other => self.carry_out(other, &Carried::Nothing, watch)?,
             }
         }
         self.effects = effects;
@@ -263,13 +266,13 @@ impl<M: StateMachine> Process<M> {
         &mut self,
         now: Time,
         event: Event,
-        payloads: &Payloads<'_>,
+        carried: &Carried<'_>,
         watch: &mut Watch,
     ) -> Result<(), Halt> {
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(now, event, &mut effects);
         for effect in effects.drain(..) {
-            self.carry_out(effect, payloads, watch)?;
+            self.carry_out(effect, carried, watch)?;
         }
         self.effects = effects;
         self.stepped(watch)
@@ -285,11 +288,11 @@ impl<M: StateMachine> Process<M> {
     fn carry_out(
         &mut self,
         effect: Effect,
-        payloads: &Payloads<'_>,
+        carried: &Carried<'_>,
         watch: &mut Watch,
     ) -> Result<(), Halt> {
         match effect {
-            Effect::Persist(persist) => self.persist(&persist, payloads, watch)?,
+            Effect::Persist(persist) => self.persist(&persist, carried, watch)?,
             Effect::Send {
                 to,
                 message,
@@ -305,6 +308,7 @@ impl<M: StateMachine> Process<M> {
                 let status = self.raft.status();
                 watch.checker.committed(self.node, upto, status)?;
                 self.committed = upto.index;
+                self.members.commit(upto.index, |(), _| {});
                 self.replies.extend(self.proposals.committed(upto.index));
             }
             // Who proposed is told by `propose`; nobody waits for a handover.
@@ -329,10 +333,11 @@ impl<M: StateMachine> Process<M> {
     fn persist(
         &mut self,
         persist: &Persist,
-        payloads: &Payloads<'_>,
+        carried: &Carried<'_>,
         watch: &mut Watch,
     ) -> Result<(), Halt> {
-        let entries = new_entries(persist, payloads)?;
+        let noted = self.members.note(persist, carried, self.raft.roster());
+        let entries = new_entries(persist, carried, &noted.config)?;
         let (hard_state, from) = (persist.hard_state, persist.truncate_from);
         let staged = self.log.stage(hard_state, from, &entries);
         let staged = staged.map_err(|error| error.to_string())?;
