@@ -15,8 +15,10 @@ use crate::types::{
     TermRun, WriteSeq,
 };
 
+mod handover;
 mod members;
 
+pub(crate) use handover::{Handed, Handover};
 pub(crate) use members::Members;
 
 /// What a step's event carries that consensus does not see.

@@ -169,7 +169,8 @@ impl<M: StateMachine> Node<M> {
     /// # Errors
     /// At once [`Error::Overloaded`] or [`Error::Stopped`]; later [`Error::NotLeader`];
     /// [`Error::Transferring`] if it is handing over already; [`Error::NoSuccessor`];
-    /// [`Error::TransferAbandoned`]; [`Error::OutcomeUnknown`] if the node stops.
+    /// [`Error::TransferAbandoned`]; [`Error::OutcomeUnknown`] if the node stops, or leads no longer and
+    /// hears of no other leader within two election timeouts, as when it is removed meanwhile.
     pub fn transfer_leadership(&self, to: Option<NodeId>) -> Result<Proposal<Member>, Error> {
         self.runtime.transfer(to)
     }

@@ -12,7 +12,8 @@ use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
 use crate::driver::{
-    Carried, Members, Proposals, Reads, config_of, configs_in, new_entries, rosters, same_write,
+    Carried, Handed, Handover, Members, Proposals, Reads, config_of, configs_in, new_entries,
+    rosters, same_write,
 };
 use crate::log::Log;
 use crate::raft::Raft;
@@ -42,7 +43,7 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) proposals: Proposals<Slot<M::Reply>>,
     pub(super) reads: Reads<ReadJob<M>>,
     /// Who waits for leadership to go over to another node.
-    pub(super) transfer: Option<Slot<Member>>,
+    pub(super) handover: Handover<Slot<Member>>,
     pub(super) effects: Vec<Effect>,
 }
 
@@ -121,6 +122,8 @@ impl<M: StateMachine> Consensus<M> {
         if self.now() >= self.raft.deadline() {
             self.step(Event::Tick, &Carried::Nothing)?;
         }
+        let ended = self.handover.overdue(self.now());
+        self.handed(ended);
         Ok(())
     }
 
@@ -165,7 +168,7 @@ impl<M: StateMachine> Consensus<M> {
             Command::Transfer { to, slot } => {
                 match self.step(Event::Transfer { to }, &Carried::Nothing)? {
                     Some(refusal) => slot.complete(Err(self.refused(refusal))),
-                    None => self.transfer = Some(slot),
+                    None => self.handover.begin(self.now(), slot),
                 }
             }
             Command::Change { changes, slot } => self.change(&changes, slot)?,
@@ -224,9 +227,8 @@ impl<M: StateMachine> Consensus<M> {
             // Seen to by who asked.
             Effect::Refused(_) => {}
             Effect::TransferAbandoned => {
-                if let Some(slot) = self.transfer.take() {
-                    slot.complete(Err(Error::TransferAbandoned));
-                }
+                let ended = self.handover.abandoned();
+                self.handed(ended);
             }
             Effect::ReadReady { upto, index } => {
                 self.apply.read(index, self.reads.ready(upto));
@@ -348,13 +350,20 @@ impl<M: StateMachine> Consensus<M> {
                 slot.complete(Err(Error::OutcomeUnknown));
             }
         }
-        if let Some(leader) = status.leader
-            && let Some(slot) = self.transfer.take()
-        {
-            let other = self.members.find(leader);
-            let other = other.filter(|_| role != RoleName::Leader);
-            slot.complete(other.ok_or(Error::TransferAbandoned));
-        }
+        let ended = self.handover.status(status);
+        self.handed(ended);
+    }
+
+    /// Answers who waited for leadership to go over.
+    fn handed(&self, ended: Option<(Slot<Member>, Handed)>) {
+        let Some((slot, handed)) = ended else {
+            return;
+        };
+        slot.complete(match handed {
+            Handed::To(leader) => self.members.find(leader).ok_or(Error::OutcomeUnknown),
+            Handed::Kept => Err(Error::TransferAbandoned),
+            Handed::Unknown => Err(Error::OutcomeUnknown),
+        });
     }
 
     fn refused(&self, refusal: Refusal) -> Error {

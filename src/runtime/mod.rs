@@ -35,7 +35,7 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use crate::config::Config;
-use crate::driver::{self, Members, Proposals, Reads, Replies};
+use crate::driver::{self, Handover, Members, Proposals, Reads, Replies};
 use crate::log::{Log, LogReader, Recovered};
 use crate::raft::event::{RoleName, Status};
 use crate::raft::message::Message;
@@ -231,7 +231,7 @@ impl<M: StateMachine> Runtime<M> {
             members,
             proposals: Proposals::new(),
             reads: Reads::new(),
-            transfer: None,
+            handover: Handover::new(config.election_timeout),
             effects: Vec::new(),
         };
         let stopped = Arc::clone(&mailbox);
