@@ -29,6 +29,7 @@ fn one_seed() -> Option<u64> {
 fn clusters_keep_every_promise_whatever_fails() {
     let seeds = one_seed().map_or(0..SEEDS, |seed| seed..seed + 1);
     let (mut elections, mut faults, mut unknown, mut refused, mut reads) = (0, 0, 0, 0, 0);
+    let (mut changes, mut handovers) = (0, 0);
     for seed in seeds {
         let outcome = simulate(seed, STEPS);
         if let Some(violation) = &outcome.violation {
@@ -40,6 +41,8 @@ fn clusters_keep_every_promise_whatever_fails() {
             "seed {seed} got nothing done"
         );
         elections += outcome.elections;
+        changes += outcome.changes;
+        handovers += outcome.handovers;
         faults += outcome.faults.len() as u64;
         unknown += outcome.tally.unknown;
         refused += outcome.tally.refused;
@@ -49,6 +52,8 @@ fn clusters_keep_every_promise_whatever_fails() {
         // A world where little fails proves little.
         assert!(elections > 3 * SEEDS, "{elections} elections");
         assert!(faults > 10 * SEEDS, "{faults} faults");
+        assert!(changes > SEEDS, "{changes} changes of members");
+        assert!(handovers > SEEDS / 4, "{handovers} handovers");
         assert!(unknown > SEEDS && refused > SEEDS && reads > 10 * SEEDS);
     }
 }

@@ -37,6 +37,12 @@ impl<S> Handover<S> {
         self.open = Some((now, slot));
     }
 
+    /// Since when one is under way.
+    #[cfg(feature = "sim")]
+    pub(crate) fn since(&self) -> Option<Time> {
+        self.open.as_ref().map(|(since, _)| *since)
+    }
+
     /// Consensus has given it up: this node leads on.
     pub(crate) fn abandoned(&mut self) -> Option<(S, Handed)> {
         self.end(Handed::Kept)

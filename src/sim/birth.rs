@@ -29,19 +29,25 @@ pub(super) struct Watch {
 pub(super) struct Birth {
     pub(super) config: Config,
     pub(super) node: usize,
-    pub(super) nodes: usize,
+    /// How many members the cluster begins with; nodes beyond are to join.
+    pub(super) members: usize,
     pub(super) now: Time,
     pub(super) seed: u64,
 }
 
-/// The members of a cluster of so many.
-fn members(nodes: usize) -> Vec<Member> {
-    let member = |id| Member {
-        id: NodeId(id),
-        addr: String::new(),
+/// A node as configurations have it.
+pub(super) fn member(id: NodeId) -> Member {
+    Member {
+        id,
+        addr: format!("node-{id}"),
         client_addr: String::new(),
-    };
-    (1..=nodes as u64).map(member).collect()
+    }
+}
+
+/// The members of a cluster of so many.
+pub(super) fn members(count: usize) -> Vec<Member> {
+    let ids = (1..=count as u64).map(NodeId);
+    ids.map(member).collect()
 }
 
 const fn first_state() -> HardState {
@@ -52,18 +58,19 @@ const fn first_state() -> HardState {
     }
 }
 
-fn with_first<T>(nodes: usize, run: impl FnOnce(NewEntry<'_>) -> T) -> T {
+fn with_first<T>(count: usize, run: impl FnOnce(NewEntry<'_>) -> T) -> T {
     run(NewEntry {
         term: FIRST.term,
         kind: EntryKind::Config,
-        payload: &encode_membership(&Membership::of_voters(members(nodes))),
+        payload: &encode_membership(&Membership::of_voters(members(count))),
     })
 }
 
-/// What looks on at a cluster of so many.
-pub(super) fn watch(nodes: usize) -> Watch {
+/// What looks on at a cluster of so many members and nodes.
+pub(super) fn watch(members: usize, nodes: usize) -> Watch {
+    let counts = (members, nodes);
     Watch {
-        checker: with_first(nodes, |first| Checker::new(nodes, &first, first_state())),
+        checker: with_first(members, |first| Checker::new(counts, &first, first_state())),
         trace: Trace::new(),
     }
 }
@@ -74,7 +81,7 @@ pub(super) fn watch(nodes: usize) -> Watch {
 /// The log's.
 pub(super) fn bootstrap(disk: &SimDisk, birth: &Birth) -> Result<(), LogError> {
     let (log, _) = open_log(disk, birth)?;
-    let staged = with_first(birth.nodes, |first| {
+    let staged = with_first(birth.members, |first| {
         log.stage(first_state(), None, &[first])
     })?;
     log.wal().sync(staged)?;

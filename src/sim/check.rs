@@ -12,7 +12,14 @@ use crate::log::{NewEntry, Recovered};
 use crate::raft::Pointers;
 use crate::raft::event::{Persist, RoleName, Status};
 use crate::raft::message::{AppendOutcome, Body, Message};
-use crate::types::{Entry, EntryKind, HardState, LogId, LogIndex, NodeId, Term, TermRun, WriteSeq};
+use crate::types::{
+    Entry, EntryKind, HardState, LogId, LogIndex, NodeId, Roster, Term, TermRun, WriteSeq,
+};
+
+mod rosters;
+
+use rosters::Rosters;
+pub(super) use rosters::is_quorum;
 
 type Checked = Result<(), Violated>;
 
@@ -91,6 +98,7 @@ pub(super) struct Checker {
     leaders: BTreeMap<Term, (NodeId, u64)>,
     votes: BTreeMap<(NodeId, Term), NodeId>,
     elections: u64,
+    rosters: Rosters,
 }
 
 const fn id_of(node: usize) -> NodeId {
@@ -102,9 +110,14 @@ fn digest(kind: EntryKind, payload: &[u8]) -> u64 {
 }
 
 impl Checker {
-    /// A cluster whose nodes have `first` and nothing else, committed from the start.
-    pub(super) fn new(nodes: usize, first: &NewEntry<'_>, hard_state: HardState) -> Self {
-        let shadow = || Shadow {
+    /// A cluster of so many members, which have `first` and nothing else, committed from the start; the other
+    /// nodes have nothing.
+    pub(super) fn new(
+        (members, nodes): (usize, usize),
+        first: &NewEntry<'_>,
+        hard_state: HardState,
+    ) -> Self {
+        let member = || Shadow {
             staged: vec![first.term],
             durable: vec![first.term],
             hard_state,
@@ -112,8 +125,15 @@ impl Checker {
             committed: hard_state.commit,
             ..Shadow::default()
         };
-        Self {
-            nodes: (0..nodes).map(|_| shadow()).collect(),
+        let node = |at| {
+            if at < members {
+                member()
+            } else {
+                Shadow::default()
+            }
+        };
+        let mut checker = Self {
+            nodes: (0..nodes).map(node).collect(),
             entries: vec![vec![Known {
                 term: first.term,
                 before: Term::ZERO,
@@ -126,7 +146,12 @@ impl Checker {
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             elections: 0,
+            rosters: Rosters::new(nodes, members, first.term),
+        };
+        for node in 0..nodes {
+            checker.begins(node);
         }
+        checker
     }
 
     /// The last entry that anybody has committed.
@@ -166,6 +191,7 @@ impl Checker {
         shadow.applied = found.before.index;
         shadow.leads = None;
         shadow.life = life;
+        self.begins(node);
         Ok(())
     }
 
@@ -218,6 +244,7 @@ impl Checker {
                 digest: digest(entry.kind, entry.payload),
             };
             know(&mut self.entries, id, index, known)?;
+            self.rosters.learn(index, entry)?;
         }
         shadow.writes.push_back(Write {
             seq: persist.seq,
@@ -355,66 +382,6 @@ impl Checker {
         Ok(())
     }
 
-    /// Nobody has committed this entry before.
-    fn newly_committed(
-        &mut self,
-        node: usize,
-        entry: LogId,
-        upto: LogId,
-        status: Status,
-    ) -> Checked {
-        let id = id_of(node);
-        let by = self.committed.last().map_or(Term::ZERO, |last| last.by);
-        self.committed.push(Committed {
-            term: entry.term,
-            by: by.max(status.term),
-        });
-        if entry.index < upto.index {
-            return Ok(());
-        }
-        let copies = self.nodes.iter();
-        let copies = copies.filter(|shadow| shadow.has_durably(entry)).count();
-        if copies <= self.nodes.len() / 2 {
-            return Err(Property::Quorum.violated(format!(
-                "node {id} commits {entry} in term {}, which is durable on {copies} of {} nodes",
-                status.term,
-                self.nodes.len()
-            )));
-        }
-        if let Some(rival) = self.rival(entry) {
-            return Err(Property::LeaderCompleteness.violated(format!(
-                "node {id} commits {entry} in term {}, though node {}, which lacks it, can be elected yet",
-                status.term,
-                id_of(rival)
-            )));
-        }
-        for (at, shadow) in self.nodes.iter().enumerate() {
-            let later = shadow.leads.filter(|&leads| leads > status.term);
-            if let Some(leads) = later
-                && !shadow.has(entry)
-            {
-                return Err(Property::LeaderCompleteness.violated(format!(
-                    "node {id} commits {entry} in term {}, which node {}, leader of term {leads}, has not",
-                    status.term,
-                    id_of(at)
-                )));
-            }
-        }
-        Ok(())
-    }
-
-    /// A node that lacks this entry and whose log is up to date enough for a quorum's votes (section 5.4.1).
-    fn rival(&self, entry: LogId) -> Option<usize> {
-        let rivals = self.nodes.iter().enumerate();
-        let mut rivals = rivals.filter(|(_, rival)| !rival.has_durably(entry));
-        let rival = rivals.find(|(_, rival)| {
-            let votes = self.nodes.iter();
-            let votes = votes.filter(|voter| voter.last_durable() <= rival.last_durable());
-            votes.count() > self.nodes.len() / 2
-        });
-        rival.map(|(at, _)| at)
-    }
-
     /// A node applies an entry.
     pub(super) fn applied(&mut self, node: usize, entry: &Entry) -> Checked {
         let (id, shadow) = (id_of(node), &mut self.nodes[node]);
@@ -440,7 +407,13 @@ impl Checker {
     }
 
     /// A node has done a step of consensus, with all that came of it.
-    pub(super) fn stepped(&mut self, node: usize, status: Status, pointers: Pointers) -> Checked {
+    pub(super) fn stepped(
+        &mut self,
+        node: usize,
+        status: Status,
+        pointers: Pointers,
+        roster: &Roster,
+    ) -> Checked {
         let (id, shadow) = (id_of(node), &self.nodes[node]);
         let Pointers {
             first,
@@ -465,48 +438,10 @@ impl Checker {
         }
         if status.role != RoleName::Leader {
             self.nodes[node].leads = None;
-            return Ok(());
+        } else if shadow.leads != Some(status.term) {
+            self.elected(node, status.term)?;
         }
-        if shadow.leads == Some(status.term) {
-            return Ok(());
-        }
-        self.elected(node, status.term)
-    }
-
-    fn elected(&mut self, node: usize, term: Term) -> Checked {
-        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
-        shadow.leads = Some(term);
-        self.elections += 1;
-        let who = (id, shadow.life);
-        let first = *self.leaders.entry(term).or_insert(who);
-        if first != who {
-            return Err(Property::ElectionSafety.violated(format!(
-                "node {id} leads term {term}, which node {} was elected in",
-                first.0
-            )));
-        }
-        let own = self.nodes[node].hard_state;
-        let own = (own.term, own.vote) == (term, Some(id));
-        let others = (0..self.nodes.len()).filter(|&other| other != node);
-        let others = others.filter(|&other| self.votes.get(&(id_of(other), term)) == Some(&id));
-        let votes = others.count() + usize::from(own);
-        if votes <= self.nodes.len() / 2 {
-            return Err(Property::ElectionSafety.violated(format!(
-                "node {id} leads term {term} with {votes} durable votes of {}",
-                self.nodes.len()
-            )));
-        }
-        let before = self.committed.partition_point(|entry| entry.by < term);
-        let Some(last) = self.committed[..before].last() else {
-            return Ok(());
-        };
-        let last = LogId::new(last.term, LogIndex(before as u64));
-        if self.nodes[node].has(last) {
-            return Ok(());
-        }
-        Err(Property::LeaderCompleteness.violated(format!(
-            "node {id} leads term {term}, and lacks {last}, which was committed in an earlier one"
-        )))
+        self.goes_by(node, roster)
     }
 }
 

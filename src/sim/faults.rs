@@ -53,6 +53,15 @@ pub struct Faults {
     pub clock_jumps: u32,
     /// A leader is asked to hand leadership over.
     pub transfers: u32,
+    /// A node that is no voter is to be one: at once, or by itself once it has caught up. It may be new, with an
+    /// empty disk, or have been removed before.
+    pub additions: u32,
+    /// A node is to be a learner, or a learner to be a voter.
+    pub learners: u32,
+    /// A member is to be removed, also one that leads. Its process goes on.
+    pub removals: u32,
+    /// Several members are to change at once.
+    pub joint_changes: u32,
 }
 
 /// A fault that comes at a time of its own.
@@ -91,6 +100,14 @@ pub enum Kind {
     ClockJump,
     /// See [`Faults::transfers`].
     Transfer,
+    /// See [`Faults::additions`].
+    Addition,
+    /// See [`Faults::learners`].
+    Learner,
+    /// See [`Faults::removals`].
+    Removal,
+    /// See [`Faults::joint_changes`].
+    JointChange,
 }
 
 impl fmt::Display for Kind {
@@ -112,6 +129,10 @@ impl fmt::Display for Kind {
             Self::ClockRate => "clock rate",
             Self::ClockJump => "clock jump",
             Self::Transfer => "transfer",
+            Self::Addition => "addition",
+            Self::Learner => "learner",
+            Self::Removal => "removal",
+            Self::JointChange => "joint change",
         })
     }
 }
@@ -140,6 +161,10 @@ impl Default for Faults {
             clock_rates: 10,
             clock_jumps: 15,
             transfers: 20,
+            additions: 60,
+            learners: 30,
+            removals: 40,
+            joint_changes: 40,
         }
     }
 }
@@ -169,6 +194,10 @@ impl Faults {
             clock_rates: 0,
             clock_jumps: 0,
             transfers: 0,
+            additions: 0,
+            learners: 0,
+            removals: 0,
+            joint_changes: 0,
         }
     }
 
@@ -199,7 +228,7 @@ impl Faults {
         ]
     }
 
-    const fn rates_mut(&mut self) -> [&mut u32; 20] {
+    const fn rates_mut(&mut self) -> [&mut u32; 24] {
         [
             &mut self.loss,
             &mut self.duplication,
@@ -221,10 +250,14 @@ impl Faults {
             &mut self.clock_rates,
             &mut self.clock_jumps,
             &mut self.transfers,
+            &mut self.additions,
+            &mut self.learners,
+            &mut self.removals,
+            &mut self.joint_changes,
         ]
     }
 
-    const fn timed(&self) -> [(Kind, u32); 16] {
+    const fn timed(&self) -> [(Kind, u32); 20] {
         [
             (Kind::Partition, self.partitions),
             (Kind::OneWayCut, self.one_way_cuts),
@@ -242,6 +275,10 @@ impl Faults {
             (Kind::ClockRate, self.clock_rates),
             (Kind::ClockJump, self.clock_jumps),
             (Kind::Transfer, self.transfers),
+            (Kind::Addition, self.additions),
+            (Kind::Learner, self.learners),
+            (Kind::Removal, self.removals),
+            (Kind::JointChange, self.joint_changes),
         ]
     }
 }
@@ -259,7 +296,7 @@ pub(super) struct Planned {
 
 /// The faults to come, in order.
 pub(super) struct Timeline {
-    timed: [(Kind, u32); 16],
+    timed: [(Kind, u32); 20],
     rng: Rng,
     number: u64,
     at: u64,

@@ -82,13 +82,9 @@ impl<W: Workload> World<'_, W> {
             }
             Kind::HungDisk => self.nodes[node].disk_hung_until = self.now + span,
             Kind::HungNode => self.nodes[node].hung_until = self.now + span,
-            Kind::Transfer => {
-                let to = id_of(index(rng.below(self.nodes.len() as u64)));
-                let to = rng.chance(50).then_some(to);
-                if let Some(process) = &mut self.nodes[node].process {
-                    process.mail.transfers.push(to);
-                    self.see_to(node);
-                }
+            Kind::Transfer => self.hand_over(node, rng),
+            Kind::Addition | Kind::Learner | Kind::Removal | Kind::JointChange => {
+                self.change_members(planned.kind, node, rng);
             }
             Kind::ClockRate => {
                 let rate = 500_000 + rng.below(1_500_000);
@@ -311,8 +307,9 @@ impl<W: Workload> World<'_, W> {
 
     /// Turns a bit where the log says of itself that it is durable, unless too many are damaged already.
     fn turn_bit(&mut self, node: usize, rng: &mut Rng) {
-        let damaged = self.nodes.iter().filter(|node| node.is_damaged).count();
-        if 2 * (damaged + 1) >= self.nodes.len() {
+        let rosters = self.watch.checker.in_force();
+        let mut rosters = rosters.iter();
+        if !rosters.all(|roster| self.can_decide(roster, Some(node))) {
             return;
         }
         let disk = &self.nodes[node].disk;

@@ -217,7 +217,7 @@ impl<W: Workload> World<'_, W> {
     pub(super) fn birth(&mut self, node: usize) -> Birth {
         Birth {
             node,
-            nodes: self.nodes.len(),
+            members: self.scenario.nodes,
             now: self.nodes[node].clock.at(self.now),
             seed: self.rng.next_u64(),
             config: self.config.clone(),

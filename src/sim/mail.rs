@@ -1,8 +1,9 @@
 //! What comes to a process, until it looks.
 
 use super::clients::{Read, Slot};
+use super::operator::Order;
 use crate::raft::message::Message;
-use crate::types::{Bytes, Durable, Entry, NodeId};
+use crate::types::{Bytes, Change, Durable, Entry, NodeId};
 
 /// A message with its entries, as it arrives.
 #[derive(Clone)]
@@ -20,7 +21,8 @@ pub(super) struct Mail {
     pub(super) proposals: Vec<(Bytes, Slot)>,
     pub(super) reads: Vec<Read>,
     /// To whom leadership is to be handed over: to somebody, or whoever is best.
-    pub(super) transfers: Vec<Option<NodeId>>,
+    pub(super) transfers: Vec<(Option<NodeId>, Order)>,
+    pub(super) changes: Vec<(Vec<Change>, Order)>,
 }
 
 impl Mail {
@@ -30,5 +32,6 @@ impl Mail {
             && self.proposals.is_empty()
             && self.reads.is_empty()
             && self.transfers.is_empty()
+            && self.changes.is_empty()
     }
 }

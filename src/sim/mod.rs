@@ -67,6 +67,7 @@ mod inject;
 mod life;
 mod mail;
 mod network;
+mod operator;
 mod process;
 mod rng;
 mod shrink;
@@ -90,8 +91,10 @@ use world::World;
 /// What a run is made of.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Scenario {
-    /// How many nodes there are; at least 1, at most 9.
+    /// How many members the cluster begins with; at least 1.
     pub nodes: usize,
+    /// How many nodes there are besides, with empty disks, that may join; with the members at most 9.
+    pub spares: usize,
     /// After how many events faults end. The run goes on until every node has applied everything.
     pub steps: u64,
     /// What goes wrong, and how often.
@@ -105,7 +108,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Three nodes, every fault, and times in which much happens in few steps: an election timeout of 50 ms.
+    /// Three members, two nodes that may join, every fault, and times in which much happens in few steps: an election timeout of 50 ms.
     #[must_use]
     pub fn new(steps: u64) -> Self {
         let options = Options {
@@ -117,6 +120,7 @@ impl Scenario {
         };
         Self {
             nodes: 3,
+            spares: 2,
             steps,
             faults: Faults::default(),
             options,
@@ -125,7 +129,7 @@ impl Scenario {
         }
     }
 
-    /// A scenario for one seed: 1 to 5 nodes, a [mix](Faults::mixed) of the faults, and limits now wide, now
+    /// A scenario for one seed: 1 to 5 members and up to 3 nodes more, a [mix](Faults::mixed) of the faults, and limits now wide, now
     /// narrow. Of many seeds, each is meant to be mean in another way.
     #[must_use]
     pub fn drawn(seed: u64, steps: u64) -> Self {
@@ -138,6 +142,7 @@ impl Scenario {
             10..12 => 4,
             _ => 5,
         };
+        scenario.spares = drawn_index(&mut rng);
         scenario.faults = scenario.faults.mixed(&mut rng);
         scenario.pause = [1_000, 3_000, 8_000, 20_000][drawn_index(&mut rng)];
         let options = &mut scenario.options;
@@ -170,6 +175,10 @@ pub struct Outcome {
     pub elections: u64,
     /// How many entries were committed.
     pub committed: u64,
+    /// How many changes of members were done, as far as who asked knows.
+    pub changes: u64,
+    /// How many times leadership went over to another node on request.
+    pub handovers: u64,
     /// How long it took after the last fault until something new was acknowledged, in simulated microseconds;
     /// none if the run did not come so far.
     pub recovery: Option<u64>,
@@ -188,6 +197,13 @@ pub fn run<W: Workload>(
 ) -> Result<Outcome, OptionError> {
     let bounds = (1, 9);
     crate::config::check("nodes", scenario.nodes, bounds, "from 1 to 9")?;
+    let most = 9 - scenario.nodes;
+    crate::config::check(
+        "spares",
+        scenario.spares,
+        (0, most),
+        "at most 9 with the nodes",
+    )?;
     crate::config::check("pause", scenario.pause, (1, u64::MAX >> 8), "at least 1")?;
     Ok(World::new(scenario, seed, workload)?.run())
 }

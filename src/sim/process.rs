@@ -10,27 +10,31 @@
 //! a sync's bytes are on the disk when it begins, and nobody knows before it ends.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
-use super::birth::{Birth, Watch, open_log};
+use super::birth::{Birth, Watch, members, open_log};
 use super::clients::{Read, Slot};
 use super::disk::SimDisk;
 use super::mail::{Incoming, Mail};
-use super::trace::{Said, What};
+use super::operator::Order;
+use super::trace::{Said, Seats, What};
 use super::violation::Violated;
 use crate::driver::{
-    Carried, Members, Proposals, Reads, Replies, configs_in, in_parts, new_entries, read_to_send,
-    rosters, same_write,
+    Carried, Handover, Members, Proposals, Reads, Replies, configs_in, in_parts, new_entries,
+    read_to_send, rosters, same_write,
 };
 use crate::log::{Log, LogError, LogReader, Recovered};
-use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
+use crate::raft::event::{Effect, Event, Persist, Refusal, Release, Source, Status};
 use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
 use crate::types::{Bytes, Durable, Entry, LogId, LogIndex, NodeId, Staged, Time};
 
 mod apply;
+mod members;
 
 pub(super) use apply::Applied;
+use members::Awaited;
 
 /// What a step may find wrong.
 pub(super) enum Halt {
@@ -88,7 +92,11 @@ pub(super) struct Process<M> {
     outbox: Vec<(NodeId, Message)>,
     proposals: Proposals<Slot>,
     reads: Reads<Read>,
-    members: Members<()>,
+    members: Members<Awaited>,
+    handover: Handover<Order>,
+    /// The latest time that it ever was here.
+    clock: Time,
+    election_timeout: Duration,
     committed: LogIndex,
     applied: LogIndex,
     replies: Replies<Slot>,
@@ -141,7 +149,10 @@ impl<M: StateMachine> Process<M> {
             outbox: Vec::new(),
             proposals: Proposals::new(),
             reads: Reads::new(),
-            members: Members::new(configs, &[]),
+            members: Members::new(configs, &members(birth.members)),
+            handover: Handover::new(birth.config.election_timeout),
+            clock: birth.now,
+            election_timeout: birth.config.election_timeout,
             applied: recovered.before.index,
             replies: Replies::new(),
             ready: Vec::new(),
@@ -182,6 +193,7 @@ impl<M: StateMachine> Process<M> {
     /// What stops the node, or is violated.
     pub(super) fn handle(&mut self, now: Time, watch: &mut Watch) -> Result<(), Halt> {
         let mail = std::mem::take(&mut self.mail);
+        self.clock = self.clock.max(now);
         if let Some(durable) = mail.durable {
             self.step(now, Event::Persisted(durable), &Carried::Nothing, watch)?;
         }
@@ -213,13 +225,18 @@ impl<M: StateMachine> Process<M> {
         if let Some(read) = asked {
             self.step(now, Event::Read { read }, &Carried::Nothing, watch)?;
         }
-        for to in mail.transfers {
-            self.step(now, Event::Transfer { to }, &Carried::Nothing, watch)?;
+        for transfer in mail.transfers {
+            self.hand_over(now, transfer, watch)?;
+        }
+        for change in mail.changes {
+            self.change(now, change, watch)?;
         }
         if now >= self.raft.deadline() {
             self.step(now, Event::Tick, &Carried::Nothing, watch)?;
         }
-        Ok(())
+        let ended = self.handover.overdue(self.clock);
+        self.handed(ended, watch)?;
+        self.gives_up()
     }
 
     fn propose(
@@ -262,27 +279,35 @@ impl<M: StateMachine> Process<M> {
         self.stepped(watch)
     }
 
+    /// Takes a step; tells why what the event asked for was not taken, if it was not.
     fn step(
         &mut self,
         now: Time,
         event: Event,
         carried: &Carried<'_>,
         watch: &mut Watch,
-    ) -> Result<(), Halt> {
+    ) -> Result<Option<Refusal>, Halt> {
+        let mut refused = None;
         let mut effects = std::mem::take(&mut self.effects);
         self.raft.step(now, event, &mut effects);
         for effect in effects.drain(..) {
-            self.carry_out(effect, carried, watch)?;
+            match effect {
+                Effect::Refused(refusal) => refused = Some(refusal),
+                other => self.carry_out(other, carried, watch)?,
+            }
         }
         self.effects = effects;
-        self.stepped(watch)
+        self.stepped(watch)?;
+        Ok(refused)
     }
 
     fn stepped(&self, watch: &mut Watch) -> Result<(), Halt> {
         #[cfg(not(debug_assertions))]
         self.raft.check();
         let (status, pointers) = (self.raft.status(), self.raft.pointers());
-        Ok(watch.checker.stepped(self.node, status, pointers)?)
+        let roster = self.raft.roster();
+        let checked = watch.checker.stepped(self.node, status, pointers, roster);
+        Ok(checked?)
     }
 
     fn carry_out(
@@ -297,22 +322,32 @@ impl<M: StateMachine> Process<M> {
                 to,
                 message,
                 release: Release::Now,
-            } => self.send(to, message, watch)?,
+            } => {
+                watch.checker.says(self.node, to, &message)?;
+                self.send(to, message, watch)?;
+            }
             Effect::Send {
                 to,
                 message,
                 release: Release::After(_),
-            } => self.jobs.push_back(Job::Release(to, message)),
+            } => {
+                watch.checker.says(self.node, to, &message)?;
+                self.jobs.push_back(Job::Release(to, message));
+            }
             Effect::Commit { upto } => {
                 watch.trace.add(Some(self.id), What::Committed(upto));
                 let status = self.raft.status();
                 watch.checker.committed(self.node, upto, status)?;
                 self.committed = upto.index;
-                self.members.commit(upto.index, |(), _| {});
+                self.commit_members(upto.index, watch)?;
                 self.replies.extend(self.proposals.committed(upto.index));
             }
-            // Who proposed is told by `propose`; nobody waits for a handover.
-            Effect::Refused(_) | Effect::TransferAbandoned => {}
+            // Seen to by who asked.
+            Effect::Refused(_) => {}
+            Effect::TransferAbandoned => {
+                let ended = self.handover.abandoned();
+                self.handed(ended, watch)?;
+            }
             Effect::ReadReady { upto, index } => {
                 let ready = self.reads.ready(upto);
                 self.ready.extend(ready.map(|read| (index, read)));
@@ -322,9 +357,7 @@ impl<M: StateMachine> Process<M> {
             Effect::Compact { .. } | Effect::Install { .. } | Effect::Fetch { .. } => {}
             Effect::Status(status) => {
                 watch.trace.add(Some(self.id), What::became(status));
-                if status.role != RoleName::Leader {
-                    drop(self.proposals.abandon().collect::<Vec<_>>());
-                }
+                self.lead_or_follow(status, watch)?;
             }
         }
         Ok(())
@@ -337,6 +370,7 @@ impl<M: StateMachine> Process<M> {
         watch: &mut Watch,
     ) -> Result<(), Halt> {
         let noted = self.members.note(persist, carried, self.raft.roster());
+        self.takes(persist.entries.map(|new| new.source))?;
         let entries = new_entries(persist, carried, &noted.config)?;
         let (hard_state, from) = (persist.hard_state, persist.truncate_from);
         let staged = self.log.stage(hard_state, from, &entries);
@@ -350,6 +384,10 @@ impl<M: StateMachine> Process<M> {
         let what = What::Wrote(persist.seq, last);
         watch.trace.add(Some(self.id), what);
         watch.checker.wrote(self.node, persist, &entries)?;
+        if noted.moved {
+            let members = Seats::of(self.raft.roster());
+            watch.trace.add(Some(self.id), What::Members(members));
+        }
         Ok(())
     }
 
@@ -416,6 +454,12 @@ impl<M: StateMachine> Process<M> {
     pub(super) fn refuse_mail(&mut self) {
         for (_, slot) in self.mail.proposals.drain(..) {
             slot.refused(None);
+        }
+        for (_, order) in self.mail.transfers.drain(..) {
+            order.refused();
+        }
+        for (_, order) in self.mail.changes.drain(..) {
+            order.refused();
         }
     }
 

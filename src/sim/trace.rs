@@ -7,7 +7,7 @@ use std::hash::{Hash, Hasher};
 use super::faults::Kind;
 use crate::raft::event::{RoleName, Status};
 use crate::raft::message::{AppendOutcome, Body, Message};
-use crate::types::{LogId, LogIndex, NodeId, Term, WriteSeq};
+use crate::types::{LogId, LogIndex, MemberRole, NodeId, Roster, Term, WriteSeq};
 
 /// How many lines of the past are kept.
 const KEPT: usize = 120;
@@ -34,8 +34,57 @@ pub(super) enum What {
     Fault(u64, Kind),
     Down(&'static str),
     Up(LogId, Term),
+    Members(Seats),
+    Ordered(u64),
+    Carried(u64),
+    Spurned(u64),
+    Adrift(u64),
     Stopped,
     Calm,
+}
+
+/// Who the members are, a bit for each node.
+#[derive(Clone, Copy, Hash, Debug)]
+pub(super) struct Seats {
+    voters: u16,
+    outgoing: u16,
+    learners: u16,
+    joiners: u16,
+}
+
+impl Seats {
+    pub(super) fn of(roster: &Roster) -> Self {
+        let bits = |ids: &mut dyn Iterator<Item = NodeId>| ids.fold(0, |set, id| set | 1 << id.0);
+        let all = roster.ids();
+        let of = |role| {
+            let mut ids = all.iter().copied();
+            bits(&mut ids.by_ref().filter(|id| roster.role(*id) == Some(role)))
+        };
+        Self {
+            voters: of(MemberRole::Voter),
+            outgoing: bits(&mut roster.outgoing().iter().copied()),
+            learners: of(MemberRole::Learner),
+            joiners: of(MemberRole::Joiner),
+        }
+    }
+}
+
+impl fmt::Display for Seats {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            ("voters", self.voters),
+            ("leaving", self.outgoing),
+            ("learners", self.learners),
+            ("joiners", self.joiners),
+        ];
+        for (name, set) in all {
+            if set != 0 {
+                let ids: Vec<u32> = (0..16).filter(|bit| set >> bit & 1 == 1).collect();
+                write!(f, " {name} {ids:?}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A message, as far as it fits in a line.
@@ -131,6 +180,11 @@ impl fmt::Display for What {
             Self::Fault(number, kind) => write!(f, "*** fault {number}: {kind}"),
             Self::Down(why) => write!(f, "is down: {why}"),
             Self::Up(last, term) => write!(f, "is up in term {term}, with a log up to {last}"),
+            Self::Members(seats) => write!(f, "goes by{seats}"),
+            Self::Ordered(number) => write!(f, "is given order {number}"),
+            Self::Carried(number) => write!(f, "order {number} is carried out"),
+            Self::Spurned(number) => write!(f, "order {number} comes to nothing"),
+            Self::Adrift(number) => write!(f, "order {number} is left unknown"),
             Self::Stopped => f.write_str("stops with an error"),
             Self::Calm => f.write_str("*** no more faults"),
         }

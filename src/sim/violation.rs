@@ -24,9 +24,17 @@ pub enum Property {
     Promise,
     /// A leader commits what is durable on a quorum.
     Quorum,
+    /// Members change one step at a time, and only under a leader that has committed an entry of its term; the
+    /// last configuration of a log counts, whether it is committed or not; who has no vote does not campaign, and
+    /// who is removed does not lead on (Ongaro's thesis, chapter 4).
+    Membership,
+    /// Leadership is handed to a voter that has the leader's whole log, nothing is proposed meanwhile, and it is
+    /// done or given up within an election timeout (thesis, section 3.10).
+    Handover,
     /// A log that is opened again is what some prefix of its writes made it, at least the durable ones.
     Recovery,
-    /// Every proposal ends exactly once, as applied, refused or unknown, and as it says.
+    /// Every proposal and every change of members ends exactly once, as applied, refused or unknown, and as it
+    /// says.
     Outcome,
     /// Reads are linearizable.
     Linearizability,
@@ -54,6 +62,8 @@ impl Property {
             Self::TermAndVote => "term-and-vote",
             Self::Promise => "promise",
             Self::Quorum => "quorum",
+            Self::Membership => "membership",
+            Self::Handover => "handover",
             Self::Recovery => "recovery",
             Self::Outcome => "outcome",
             Self::Linearizability => "linearizability",

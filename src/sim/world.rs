@@ -12,6 +12,7 @@ use super::faults::{Planned, Timeline};
 use super::inject::Flapping;
 use super::mail::Incoming;
 use super::network::Network;
+use super::operator::Operator;
 use super::process::Process;
 use super::trace::What;
 use super::violation::{Property, Violated, Violation};
@@ -117,6 +118,7 @@ pub(super) struct World<'a, W: Workload> {
     /// The numbers of the faults that happened.
     pub(super) happened: Vec<u64>,
     pub(super) clients: Clients,
+    pub(super) operator: Operator,
     pub(super) workload: W,
     pub(super) replies: Vec<Option<Reply<W>>>,
     /// Whom clients take for the leader.
@@ -134,7 +136,7 @@ impl<'a, W: Workload> World<'a, W> {
     pub(super) fn new(scenario: &'a Scenario, seed: u64, workload: W) -> Result<Self, OptionError> {
         let config = Config::try_from(scenario.options.clone())?;
         let mut rng = Rng::new(seed);
-        let count = scenario.nodes.max(1);
+        let count = scenario.nodes + scenario.spares;
         let timeout = timeout_of(&config);
         let network = Network::new(count, rng.next_u64(), scenario.faults, 4 * timeout);
         let timeline = Timeline::new(&scenario.faults, rng.next_u64());
@@ -164,10 +166,11 @@ impl<'a, W: Workload> World<'a, W> {
             rng,
             nodes,
             network,
-            watch: watch(count),
+            watch: watch(scenario.nodes, count),
             timeline,
             happened: Vec::new(),
             clients: Clients::default(),
+            operator: Operator::default(),
             workload,
             replies: Vec::new(),
             believed: 0,
@@ -199,6 +202,8 @@ impl<'a, W: Workload> World<'a, W> {
             tally: self.clients.tally(),
             elections: checker.elections(),
             committed: checker.last_committed().0,
+            changes: self.operator.changes,
+            handovers: self.operator.handovers,
             recovery: self.proven.zip(self.calm).map(|(then, since)| then - since),
             violation: violated.map(|Violated { property, what }| Violation {
                 step: trace.step,
@@ -210,7 +215,7 @@ impl<'a, W: Workload> World<'a, W> {
     }
 
     fn live(&mut self) -> Result<(), Violated> {
-        for node in 0..self.nodes.len() {
+        for node in 0..self.scenario.nodes {
             let birth = self.birth(node);
             let made = bootstrap(&self.nodes[node].disk, &birth);
             made.map_err(|error| Property::Recovery.violated(error.to_string()))?;
@@ -222,6 +227,9 @@ impl<'a, W: Workload> World<'a, W> {
             self.next()?;
         }
         self.quiet()?;
+        if self.is_hopeless() {
+            return Ok(());
+        }
         let since = self.now;
         while !self.is_well() {
             self.next()?;
@@ -267,6 +275,7 @@ impl<'a, W: Workload> World<'a, W> {
         };
         self.watch.trace.step += 1;
         self.happen(event)?;
+        self.hear_orders()?;
         self.hear()
     }
 
@@ -421,14 +430,17 @@ impl<'a, W: Workload> World<'a, W> {
         self.hear()
     }
 
-    /// Whether something new was acknowledged since faults ended, everything open has ended, and all nodes
+    /// Whether something new was acknowledged since faults ended, everything open has ended, and all members
     /// have applied all there is.
     fn is_well(&self) -> bool {
         let last = self.watch.checker.last_committed();
-        let mut nodes = self.nodes.iter().filter(|node| !node.is_out);
+        let members = self.watch.checker.members().ids();
+        let members = members.into_iter().map(|id| &self.nodes[index_of(id)]);
+        let mut members = members.filter(|node| !node.is_out);
         self.clients.open() == 0
             && self.proven.is_some()
-            && nodes.all(|node| {
+            && self.has_settled()
+            && members.all(|node| {
                 let applied = node.process.as_ref().map(Process::applied);
                 applied == Some(last)
             })

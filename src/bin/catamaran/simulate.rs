@@ -40,6 +40,8 @@ struct Sum {
     events: u64,
     violations: u64,
     elections: u64,
+    changes: u64,
+    handovers: u64,
     faults: u64,
     tally: Tally,
     /// The longest time from the last fault to the next acknowledgement, in simulated microseconds.
@@ -52,6 +54,8 @@ impl Sum {
         self.seeds += 1;
         self.events += outcome.steps;
         self.elections += outcome.elections;
+        self.changes += outcome.changes;
+        self.handovers += outcome.handovers;
         self.faults += outcome.faults.len() as u64;
         self.recovery = self.recovery.max(outcome.recovery.unwrap_or(0));
         let (sum, one) = (&mut self.tally, outcome.tally);
@@ -115,6 +119,8 @@ fn json(sum: &Sum, per_s: f64) -> String {
         .number("violations", sum.violations)
         .number("faults", sum.faults)
         .number("elections", sum.elections)
+        .number("changes_of_members", sum.changes)
+        .number("handovers", sum.handovers)
         .number("acknowledged", sum.tally.acknowledged)
         .number("refused", sum.tally.refused)
         .number("unknown", sum.tally.unknown)
@@ -143,6 +149,8 @@ fn text(sum: &Sum, per_s: f64, seconds: f64) -> String {
         events,
         violations,
         elections,
+        changes,
+        handovers,
         faults,
         tally,
         recovery,
@@ -161,6 +169,7 @@ fn text(sum: &Sum, per_s: f64, seconds: f64) -> String {
         "{seeds} seeds, {events} events in {seconds:.1} s, {per_s:.0} a second: {violations} violations\n\
          {faults} faults beside those of messages, {elections} elections, a leader again after {recovery} ms \
          at most\n\
+         {changes} changes of members done, leadership handed over {handovers} times\n\
          {acknowledged} proposals acknowledged, {refused} refused, {unknown} left unknown (of which \
          {unknown_applied} were applied), {reads} reads"
     )

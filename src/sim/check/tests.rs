@@ -4,6 +4,8 @@ use super::*;
 use crate::raft::event::{NewEntries, Source};
 use crate::types::EntryRange;
 
+mod rosters;
+
 const FIRST: HardState = HardState {
     term: Term(1),
     vote: None,
@@ -11,7 +13,7 @@ const FIRST: HardState = HardState {
 };
 
 fn checker() -> Checker {
-    Checker::new(3, &entry(1, b"members"), FIRST)
+    Checker::new((3, 3), &entry(1, b"members"), FIRST)
 }
 
 const fn entry(term: u64, payload: &[u8]) -> NewEntry<'_> {
@@ -79,7 +81,8 @@ fn step(checker: &mut Checker, node: usize, role: RoleName, term: u64) -> Checke
         durable: LogIndex(last.min(shadow.durable.len() as u64)),
         last: LogId::new(*shadow.staged.last().unwrap(), LogIndex(last)),
     };
-    checker.stepped(node, is(role, term), pointers)
+    let counts = checker.roster(node).clone();
+    checker.stepped(node, is(role, term), pointers, &counts)
 }
 
 /// Node `node` has everybody's vote, and leads.
@@ -254,7 +257,8 @@ fn pointers_out_of_order_are_told() {
         last: id(1, 1),
     };
     let follows = is(RoleName::Follower, 1);
-    checker.stepped(0, follows, pointers).unwrap();
+    let roster = Roster::of_voters((0..3).map(id_of));
+    checker.stepped(0, follows, pointers, &roster).unwrap();
     for wrong in [
         Pointers {
             committed: LogIndex(2),
@@ -270,7 +274,8 @@ fn pointers_out_of_order_are_told() {
             ..pointers
         },
     ] {
-        violates(checker.stepped(0, follows, wrong), Property::PointerOrder);
+        let stepped = checker.stepped(0, follows, wrong, &roster);
+        violates(stepped, Property::PointerOrder);
     }
 }
 
