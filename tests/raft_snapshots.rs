@@ -268,6 +268,7 @@ fn follower(terms: &[u64], commit: u64) -> Raft {
         runs: disk.runs(),
         written: WriteSeq::ZERO,
         seed: 1,
+        life: 1,
     };
     Raft::new(&config(), boot, Time::default())
 }

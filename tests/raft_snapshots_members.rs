@@ -54,6 +54,7 @@ fn follower(last: usize, configs: &[(u64, &[u64])]) -> Raft {
         runs: disk.runs(),
         written: WriteSeq::ZERO,
         seed: 1,
+        life: 1,
     };
     Raft::new(&config(), boot, Time::default())
 }

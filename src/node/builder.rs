@@ -134,6 +134,7 @@ impl Builder {
                 .map_err(Fault::at("draw a number for", &self.dir))
         };
         let seed = config.seed.map_or_else(entropy, Ok)?;
+        let life = entropy()?;
         let identity = recovered.identity;
         let runtime = Runtime::start(Parts {
             config,
@@ -144,6 +145,7 @@ impl Builder {
             recovered,
             snapshots,
             seed,
+            life,
             connect: self.connect,
             machine,
         })?;

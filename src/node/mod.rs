@@ -77,8 +77,11 @@ impl<M: StateMachine> Node<M> {
         self.runtime.propose(payload.into())
     }
 
-    /// Runs `read` on the state machine, linearizably: it sees every proposal that was acknowledged
-    /// anywhere before this call (ReadIndex; thesis, section 6.4). Leader only.
+    /// Runs `read` on this node's state machine, linearizably: it sees every proposal that was acknowledged
+    /// anywhere before this call, and all that any such read has seen (ReadIndex; thesis, section 6.4).
+    ///
+    /// On any node. A follower asks its leader what the read must see, and applies that much first; one that
+    /// cannot have its answer, or catch up, within an election timeout points to the leader.
     ///
     /// # Errors
     /// As [`Node::read_later`].
@@ -93,8 +96,8 @@ impl<M: StateMachine> Node<M> {
     /// entries; while it runs, nothing is applied.
     ///
     /// # Errors
-    /// At once [`Error::Overloaded`] or [`Error::Stopped`]; later [`Error::NotLeader`],
-    /// [`Error::OutcomeUnknown`] or [`Error::Stopped`].
+    /// At once [`Error::Overloaded`] or [`Error::Stopped`]; later [`Error::NotLeader`] if no leader said in time
+    /// what there is to see, [`Error::OutcomeUnknown`] or [`Error::Stopped`]. The read did not run then.
     pub fn read_later<R: Send + 'static>(
         &self,
         read: impl FnOnce(&M) -> R + Send + 'static,
@@ -126,6 +129,12 @@ impl<M: StateMachine> Node<M> {
             membership,
             stopped: self.runtime.stopped(),
         }
+    }
+
+    /// Whether this node leads, as far as it knows: by now another may have been elected.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        self.runtime.status().role == RoleName::Leader
     }
 
     /// Waits until this node knows a leader, itself perhaps; None if that takes longer than `limit`, or

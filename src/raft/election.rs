@@ -21,6 +21,7 @@ impl Raft {
     /// No leader was heard of, or no election was won, in time.
     pub(super) fn election_tick(&mut self) {
         self.wait_for_election();
+        self.fail_reads(None);
         if !self.may_campaign() {
             return;
         }
@@ -90,6 +91,7 @@ impl Raft {
 
     /// Moves to the next term, and asks everyone there for its vote. Its own counts once it is durable.
     pub(super) fn campaign(&mut self, ask: Body) {
+        self.fail_reads(None);
         self.term = self.term.next();
         self.vote = Some(self.id);
         self.hard_state_changed = true;

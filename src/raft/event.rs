@@ -25,8 +25,8 @@ pub enum Event {
         /// How many; at least 1.
         count: u64,
     },
-    /// A client asks up to where a read must see. Answered by [`Effect::ReadReady`] or
-    /// [`Effect::ReadFailed`].
+    /// A client asks up to where a read must see, of a leader or of who follows one (thesis, section 6.4).
+    /// Answered by [`Effect::ReadReady`] or [`Effect::ReadFailed`].
     Read {
         /// Named by the caller; each higher than the one before.
         read: ReadId,
@@ -95,16 +95,18 @@ pub enum Effect {
     /// Within an election timeout leadership did not go over to the other voter: this node goes on leading,
     /// and takes proposals again.
     TransferAbandoned,
-    /// Reads up to this one may be answered once entries up to `index` are applied.
+    /// Reads up to this one may be answered once entries up to `index` are applied. They are committed here by
+    /// the end of the step.
     ReadReady {
         /// The last read that is ready.
         upto: ReadId,
         /// What it must see.
         index: LogIndex,
     },
-    /// Every read not yet ready has failed: this node does not lead, or no longer.
+    /// Every read not yet ready has failed: there is no leader to ask, or none any more, or it did not answer
+    /// within an election timeout, or this node has not caught up within that.
     ReadFailed {
-        /// Who leads, if known.
+        /// Who leads, if this node follows it still.
         leader: Option<NodeId>,
     },
     /// Drop the log's entries up to here: a snapshot has them in it. A write of its own, with a number.

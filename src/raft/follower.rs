@@ -2,6 +2,7 @@
 
 use super::event::{NewEntries, Source};
 use super::message::{AppendOutcome, Body, Message};
+use super::reads::Asks;
 use super::{Outgoing, Raft, Role};
 use crate::types::{EntryRange, LogId, LogIndex, NodeId, Roster, Term, TermRun, Time};
 
@@ -11,6 +12,7 @@ pub(super) struct Follower {
     pub(super) leader: Option<NodeId>,
     /// When it last heard from that leader.
     pub(super) heard: Option<Time>,
+    pub(super) reads: Asks,
 }
 
 /// The parts of [`Body::Append`].
@@ -27,13 +29,13 @@ impl Raft {
     /// Follows `leader`, or nobody yet. Only who led must begin to wait: others already do, and a mere
     /// candidate of a newer term must not make them wait longer.
     pub(super) fn become_follower(&mut self, leader: Option<NodeId>) {
+        self.fail_reads(None);
         if matches!(self.role, Role::Leader(_)) {
-            self.fail_reads();
             self.wait_for_election();
         }
         self.role = Role::Follower(Follower {
             leader,
-            heard: None,
+            ..Follower::default()
         });
     }
 
@@ -102,16 +104,18 @@ impl Raft {
     /// Follows the leader of this term, whatever this node was, unless it leads itself: two leaders in a
     /// term there cannot be, and who says so is not believed.
     pub(super) fn accept_leader(&mut self, from: NodeId) -> bool {
-        match &self.role {
+        let reads = match &self.role {
             Role::Leader(_) => return false,
             Role::Follower(follower) if follower.leader.is_some_and(|leader| leader != from) => {
                 return false;
             }
-            Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => {}
-        }
+            Role::Follower(follower) => follower.reads,
+            Role::PreCandidate(_) | Role::Candidate(_) => Asks::default(),
+        };
         self.role = Role::Follower(Follower {
             leader: Some(from),
             heard: Some(self.now),
+            reads,
         });
         self.wait_for_election();
         true

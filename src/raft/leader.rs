@@ -1,10 +1,11 @@
-//! The leader (Raft paper, sections 5.3 and 5.4; reads: thesis, section 6.4; CheckQuorum: 6.2; members: 4).
+//! The leader (Raft paper, sections 5.3 and 5.4; CheckQuorum: thesis, section 6.2; members: 4).
 
 use std::collections::BTreeMap;
 
-use super::event::{Effect, NewEntries, ReadId, RoleName, Source};
+use super::event::{NewEntries, RoleName, Source};
 use super::message::{AppendOutcome, Body};
 use super::progress::{Flow, Progress};
+use super::reads::Rounds;
 use super::transfer::Transfer;
 use super::{Raft, Role};
 use crate::types::{EntryKind, EntryRange, LogId, LogIndex, NodeId, TermRun, Time};
@@ -19,10 +20,7 @@ pub(super) struct Leader {
     pub(super) transfer: Option<Transfer>,
     /// Counts rounds of heartbeats.
     pub(super) round: u64,
-    /// Reads whose round is under way: the last of them, what they must see, the round.
-    asked: Option<(ReadId, LogIndex, u64)>,
-    /// Reads that came since, up to this one.
-    waiting: Option<ReadId>,
+    pub(super) reads: Rounds,
 }
 
 impl Leader {
@@ -33,8 +31,7 @@ impl Leader {
             quorum_at: Time::default(),
             transfer: None,
             round: 0,
-            asked: None,
-            waiting: None,
+            reads: Rounds::default(),
         }
     }
 
@@ -56,10 +53,6 @@ impl Leader {
                 *until = Time::default();
             }
         }
-    }
-
-    pub(super) const fn has_reads(&self) -> bool {
-        self.asked.is_some() || self.waiting.is_some()
     }
 }
 
@@ -266,66 +259,6 @@ impl Raft {
             self.set_commit(agreed);
             self.answer_reads();
             self.follow_up_change();
-        }
-    }
-
-    /// A client asks what a read must see.
-    pub(super) fn handle_read(&mut self, read: ReadId) {
-        let leader_known = self.leader();
-        let Role::Leader(leader) = &mut self.role else {
-            self.effects.push(Effect::ReadFailed {
-                leader: leader_known,
-            });
-            return;
-        };
-        leader.waiting = leader.waiting.max(Some(read));
-        self.answer_reads();
-    }
-
-    /// Answers the reads whose round a quorum has confirmed, and starts a round for those that came
-    /// since. Only one is under way, so all that wait share the next.
-    ///
-    /// No read is answered before an entry of this term is committed: until then the leader may not know
-    /// what the one before it committed (thesis, section 6.4).
-    fn answer_reads(&mut self) {
-        let (commit, term) = (self.commit, self.term);
-        let own_term = self.log.term_at(commit) == Some(term);
-        let roster = self.configs.current();
-        let alone = roster.is_quorum(|id| id == self.id);
-        let Role::Leader(leader) = &mut self.role else {
-            return;
-        };
-        loop {
-            if let Some((upto, index, round)) = leader.asked {
-                let heard = |id| leader.peers.get(&id).is_none_or(|peer| peer.round >= round);
-                if !roster.is_quorum(heard) {
-                    return;
-                }
-                leader.asked = None;
-                self.effects.push(Effect::ReadReady { upto, index });
-            }
-            if !own_term {
-                return;
-            }
-            let Some(upto) = leader.waiting.take() else {
-                return;
-            };
-            leader.asked = Some((upto, commit, leader.round + 1));
-            if alone {
-                leader.round += 1;
-                continue;
-            }
-            self.beat();
-            return;
-        }
-    }
-
-    /// Reads cannot be answered by who no longer leads.
-    pub(super) fn fail_reads(&mut self) {
-        if let Role::Leader(leader) = &self.role
-            && leader.has_reads()
-        {
-            self.effects.push(Effect::ReadFailed { leader: None });
         }
     }
 

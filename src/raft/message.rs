@@ -64,6 +64,19 @@ pub enum Body {
         /// As in [`Body::Append`].
         round: u64,
     },
+    /// A follower to its leader: up to where must a read see? (Linearizable reads of followers; thesis, section
+    /// 6.4.)
+    AskReadIndex {
+        /// Names the ask. The follower uses no number twice, nor does it after a restart.
+        ask: u64,
+    },
+    /// The answer to [`Body::AskReadIndex`], once the leader knows that it led after it was asked.
+    ReadIndex {
+        /// The ask that is answered.
+        ask: u64,
+        /// What every read must see that had come when this was asked for.
+        index: LogIndex,
+    },
     /// The answer to [`Body::Append`] and [`Body::Snapshot`].
     AppendReply {
         /// What became of it.

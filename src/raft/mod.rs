@@ -24,7 +24,8 @@
 //!   skips whole terms of its own likewise: at most one round trip a term that differs.
 //! - **Commit rides along.** Followers learn of it with the next append or heartbeat.
 //! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
-//!   a round that began after; one round at a time, shared by all that wait.
+//!   a round that began after; one round at a time, shared by all that wait. A follower asks its leader, and
+//!   answers once it has committed as much.
 //! - **Members change** by joint consensus, of which the single change is a special case (thesis, chapter 4).
 //!   The core knows them by their ids; the caller tells it of configurations that come in with appends or with a
 //!   snapshot, and encodes the leader's own. Whoever asks is heard, member or not: a new voter has to vote before
@@ -51,6 +52,7 @@ mod members;
 pub mod message;
 mod progress;
 mod quorum;
+mod reads;
 mod rng;
 mod snapshot;
 mod transfer;
@@ -102,6 +104,8 @@ pub struct Raft {
     role: Role,
     election_at: Time,
     rng: Rng,
+    /// The number of the next ask for a read index.
+    next_ask: u64,
 
     /// The last write handed out, and the last that is durable.
     written: WriteSeq,
@@ -159,6 +163,9 @@ pub struct Boot {
     pub written: WriteSeq,
     /// Seeds the election timeouts.
     pub seed: u64,
+    /// A number drawn for this life of the node alone. What it asks is numbered from there on, so that no answer
+    /// to an earlier life is taken for one to this.
+    pub life: u64,
 }
 
 /// Where a member's log stands; [`Raft`] draws how they lie.
@@ -208,6 +215,7 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             election_at: now,
             rng: Rng::new(boot.seed),
+            next_ask: boot.life,
             written: boot.written,
             persisted: boot.written,
             hard_state_seq: boot.written,
@@ -261,7 +269,11 @@ impl Raft {
     pub fn deadline(&self) -> Time {
         match &self.role {
             Role::Leader(leader) => leader.deadline(),
-            _ => self.election_at,
+            Role::Follower(follower) => {
+                let reads = follower.reads.deadline();
+                reads.map_or(self.election_at, |at| at.min(self.election_at))
+            }
+            Role::PreCandidate(_) | Role::Candidate(_) => self.election_at,
         }
     }
 
@@ -305,8 +317,10 @@ impl Raft {
 
     fn tick(&mut self) {
         if matches!(self.role, Role::Leader(_)) {
-            self.lead_tick();
-        } else if self.now >= self.election_at {
+            return self.lead_tick();
+        }
+        self.ask_tick();
+        if self.now >= self.election_at {
             self.election_tick();
         }
     }
@@ -368,6 +382,12 @@ impl Raft {
                 self.enter(term);
                 self.handle_offer(from, term, last, round);
             }
+            // Both are between a leader and who follows it, so of a term that both are in.
+            Body::AskReadIndex { ask } if term == self.term => self.handle_ask(from, ask),
+            Body::ReadIndex { ask, index } if term == self.term => {
+                self.handle_read_index(from, ask, index);
+            }
+            Body::AskReadIndex { .. } | Body::ReadIndex { .. } => {}
             Body::AppendReply { outcome, round } => {
                 self.enter(term);
                 if term == self.term {
@@ -413,6 +433,7 @@ impl Raft {
         self.commit = index;
         self.commit_moved = true;
         self.configs.commit(index);
+        self.catch_up_with_reads();
     }
 
     fn leader(&self) -> Option<NodeId> {

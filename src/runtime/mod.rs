@@ -86,6 +86,8 @@ pub(crate) struct Parts<M> {
     pub(crate) recovered: Recovered,
     pub(crate) snapshots: SnapshotStore,
     pub(crate) seed: u64,
+    /// See [`Boot::life`].
+    pub(crate) life: u64,
     pub(crate) connect: Option<Box<dyn Connect>>,
     /// Restored from the newest snapshot, if there is one.
     pub(crate) machine: M,
@@ -139,6 +141,7 @@ impl<M: StateMachine> Runtime<M> {
             recovered,
             snapshots,
             seed,
+            life,
             connect,
             machine,
         } = parts;
@@ -172,6 +175,7 @@ impl<M: StateMachine> Runtime<M> {
             runs: recovered.runs,
             written: log.wal().written(),
             seed,
+            life,
         };
         let raft = Raft::new(&config, boot, Time::default());
         let progress = Arc::new(Progress::new(raft.status(), membership));

@@ -16,7 +16,8 @@ use crate::types::{Member, NodeId};
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// This node does not lead, and the proposal was not taken. Ask the leader.
+    /// This node does not lead, and the proposal was not taken. Ask the leader. For a read: it was not answered,
+    /// since no leader said in time what there is to see, or this node is too far behind.
     NotLeader {
         /// Who leads, if this node knows.
         leader: Option<Member>,

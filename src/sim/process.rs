@@ -133,6 +133,7 @@ impl<M: StateMachine> Process<M> {
             runs: recovered.runs.clone(),
             written: log.wal().written(),
             seed: birth.seed,
+            life: birth.seed,
         };
         let raft = Raft::new(&birth.config, boot, birth.now);
         let process = Self {

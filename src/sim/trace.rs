@@ -118,6 +118,8 @@ impl Said {
                 outcome: AppendOutcome::Rejected { prev, hint },
                 ..
             } => ("rejected", LogId::new(Term::ZERO, *prev), *hint, none),
+            Body::AskReadIndex { .. } => ("asks what reads must see", nothing, nothing, none),
+            Body::ReadIndex { index, .. } => ("reads must see", nothing, nothing, *index),
             Body::Snapshot { last, .. } => ("fetch", nothing, *last, none),
             Body::AppendReply {
                 outcome: AppendOutcome::Fetching,
@@ -140,6 +142,7 @@ impl fmt::Display for Said {
         match self.what {
             "append" => write!(f, " ({}, {}], commit {}", self.from, self.upto, self.commit),
             "matched" => write!(f, " up to {}", self.upto.index),
+            "reads must see" => write!(f, " entries up to {}", self.commit),
             "fetch" => write!(f, " a snapshot up to {}", self.upto),
             "rejected" => write!(f, " behind {}, try {}", self.from.index, self.upto),
             "would you vote, for" | "vote, for" | "vote now, for" => {

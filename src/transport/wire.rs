@@ -27,6 +27,8 @@
 //! 10 Snapshot                    last: u64 term, u64 index | u64 round
 //! 11 Fetching                    u64 round
 //! 12, 13                         bytes of snapshots, see `transfer`
+//! 14 AskReadIndex                u64 ask
+//! 15 ReadIndex                   u64 ask | u64 index
 //! ```
 
 use std::fmt;
@@ -309,6 +311,15 @@ fn put_body(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
             head(11);
             out.put_u64(*round);
         }
+        Body::AskReadIndex { ask } => {
+            head(14);
+            out.put_u64(*ask);
+        }
+        Body::ReadIndex { ask, index } => {
+            head(15);
+            out.put_u64(*ask);
+            out.put_u64(index.0);
+        }
     }
 }
 
@@ -402,6 +413,13 @@ pub(super) fn decode_body(
             outcome: AppendOutcome::Fetching,
             round: reader.u64("round")?,
         },
+        14 => Body::AskReadIndex {
+            ask: reader.u64("ask")?,
+        },
+        15 => Body::ReadIndex {
+            ask: reader.u64("ask")?,
+            index: LogIndex(reader.u64("read index")?),
+        },
         _ => {
             return Err(Malformed {
                 what: "kind of message",
@@ -470,193 +488,4 @@ fn append(
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const LIMITS: Limits = Limits {
-        max_entry_bytes: 64,
-        max_append_bytes: 1_024,
-        max_append_entries: 16,
-    };
-
-    fn any_id() -> impl Strategy<Value = LogId> {
-        (0..u64::MAX / 2, 0..u64::MAX / 2).prop_map(|(t, i)| LogId::new(Term(t), LogIndex(i)))
-    }
-
-    fn any_append() -> impl Strategy<Value = (Body, Vec<Entry>)> {
-        let payloads = prop::collection::vec(
-            (0..3u64, 0..3u8, prop::collection::vec(any::<u8>(), 0..64)),
-            0..16,
-        );
-        (any_id(), any::<u64>(), any::<u64>(), payloads).prop_map(|(prev, commit, round, parts)| {
-            let mut last = prev;
-            let mut entries = Vec::new();
-            for (step, kind, payload) in parts {
-                last = LogId::new(Term(last.term.0 + step), last.index.next());
-                let kind = EntryKind::from_u8(kind).unwrap();
-                entries.push(Entry {
-                    id: last,
-                    kind,
-                    payload: payload.into(),
-                });
-            }
-            let range = EntryRange { prev, last };
-            let runs = runs_of(&entries);
-            (
-                Body::Append {
-                    range,
-                    runs,
-                    commit: LogIndex(commit),
-                    round,
-                },
-                entries,
-            )
-        })
-    }
-
-    fn any_message() -> impl Strategy<Value = (Message, Vec<Entry>)> {
-        let body = prop_oneof![
-            any_id().prop_map(|last| (Body::PreVote { last }, Vec::new())),
-            any_id().prop_map(|last| (Body::Vote { last }, Vec::new())),
-            any_id().prop_map(|last| (Body::HandoverVote { last }, Vec::new())),
-            Just((Body::TimeoutNow, Vec::new())),
-            any::<bool>().prop_map(|granted| (Body::PreVoteReply { granted }, Vec::new())),
-            any::<bool>().prop_map(|granted| (Body::VoteReply { granted }, Vec::new())),
-            (any::<u64>(), any::<u64>()).prop_map(|(upto, round)| {
-                let outcome = AppendOutcome::Matched {
-                    upto: LogIndex(upto),
-                };
-                (Body::AppendReply { outcome, round }, Vec::new())
-            }),
-            (any::<u64>(), any_id(), any::<u64>()).prop_map(|(prev, hint, round)| {
-                let outcome = AppendOutcome::Rejected {
-                    prev: LogIndex(prev),
-                    hint,
-                };
-                (Body::AppendReply { outcome, round }, Vec::new())
-            }),
-            (any_id(), any::<u64>())
-                .prop_map(|(last, round)| (Body::Snapshot { last, round }, Vec::new())),
-            any::<u64>().prop_map(|round| {
-                let outcome = AppendOutcome::Fetching;
-                (Body::AppendReply { outcome, round }, Vec::new())
-            }),
-            any_append(),
-        ];
-        (any::<u64>(), body).prop_map(|(term, (body, entries))| {
-            (
-                Message {
-                    term: Term(term),
-                    body,
-                },
-                entries,
-            )
-        })
-    }
-
-    fn decode_frame(frame: &[u8]) -> Result<(Message, Vec<Entry>), Malformed> {
-        let mut head = [0; FRAME_HEAD_BYTES];
-        head.copy_from_slice(&frame[..FRAME_HEAD_BYTES]);
-        let (len, crc) = decode_head(&head, max_body_bytes(&LIMITS))?;
-        let body = &frame[FRAME_HEAD_BYTES..];
-        assert_eq!(len, body.len());
-        let body = body.into();
-        check_body(&body, crc)?;
-        decode_body(&body, &LIMITS)
-    }
-
-    proptest! {
-        #[test]
-        fn a_message_survives_its_encoding((message, entries) in any_message()) {
-            let mut frame = Vec::new();
-            put_frame(&mut frame, &message, &entries);
-            prop_assert_eq!(decode_frame(&frame), Ok((message, entries)));
-        }
-
-        #[test]
-        fn a_flipped_bit_in_a_body_is_noticed((message, entries) in any_message(), at: prop::sample::Index, bit in 0..8u8) {
-            let mut frame = Vec::new();
-            put_frame(&mut frame, &message, &entries);
-            let at = FRAME_HEAD_BYTES + at.index(frame.len() - FRAME_HEAD_BYTES);
-            frame[at] ^= 1u8 << bit;
-            prop_assert!(decode_frame(&frame).is_err());
-        }
-
-        #[test]
-        fn a_body_of_anything_is_refused_or_sound(body in prop::collection::vec(any::<u8>(), 0..256)) {
-            if let Ok((message, entries)) = decode_body(&body.clone().into(), &LIMITS) {
-                let mut frame = Vec::new();
-                put_frame(&mut frame, &message, &entries);
-                prop_assert_eq!(&frame[FRAME_HEAD_BYTES..], body.as_slice());
-            }
-        }
-    }
-
-    #[test]
-    fn a_length_over_the_limit_is_refused_before_anything_is_allocated() {
-        let head = [0xff, 0xff, 0xff, 0x7f, 0, 0, 0, 0];
-        let refused = decode_head(&head, max_body_bytes(&LIMITS)).unwrap_err();
-        assert_eq!(refused.what, "length of a frame, over the limit");
-    }
-
-    #[test]
-    fn a_count_of_entries_is_not_believed() {
-        let mut body = vec![5];
-        for _ in 0..5 {
-            body.put_u64(0);
-        }
-        body.put_u32(16);
-        let refused = decode_body(&body.into(), &LIMITS).unwrap_err();
-        assert_eq!(refused.what, "number of entries");
-    }
-
-    #[test]
-    fn a_hello_survives_its_encoding_and_a_flipped_bit_does_not() {
-        let identity = Identity {
-            cluster: ClusterId(7),
-            node: NodeId(1),
-            incarnation: 0x1234_5678_9abc_def0,
-        };
-        let hello = Hello {
-            from: identity,
-            to: NodeId(2),
-            addr: "10.0.0.1:7000".to_owned(),
-        };
-        let decode = |bytes: &[u8]| {
-            let (head, addr) = bytes.split_first_chunk().unwrap();
-            let len = Hello::addr_bytes(head)?;
-            Hello::decode(head, addr.get(..len).ok_or(Refusal::Garbage)?)
-        };
-        let mut bytes = hello.encode();
-        assert_eq!(decode(&bytes), Ok(hello));
-        for bit in 0..8 * bytes.len() {
-            bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(decode(&bytes).is_err(), "bit {bit}");
-            bytes[bit / 8] ^= 1 << (bit % 8);
-        }
-        bytes[48..52].copy_from_slice(&u32::MAX.to_le_bytes());
-        assert_eq!(
-            decode(&bytes),
-            Err(Refusal::Garbage),
-            "a length over the limit"
-        );
-    }
-
-    #[test]
-    fn an_answer_carries_its_verdict() {
-        let all = [
-            Refusal::Garbage,
-            Refusal::Version,
-            Refusal::Cluster,
-            Refusal::Node,
-            Refusal::Incarnation,
-        ];
-        for refusal in all {
-            let bytes = encode_answer(Err(refusal), 7).try_into().unwrap();
-            assert_eq!(decode_answer(&bytes), Err(refusal));
-        }
-        let bytes = encode_answer(Ok(()), 7).try_into().unwrap();
-        assert_eq!(decode_answer(&bytes), Ok(7));
-    }
-}
+mod tests;

@@ -18,8 +18,6 @@ fn clients_are_sent_to_the_leader() {
         refused,
         [Effect::Refused(Refusal::NotLeader { leader: Some(B) })]
     );
-    let failed = step(&mut raft, Event::Read { read: ReadId(1) });
-    assert_eq!(failed, [Effect::ReadFailed { leader: Some(B) }]);
 }
 
 /// Section 8: a leader "must have the latest information on which entries are committed" before it answers

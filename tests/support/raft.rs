@@ -129,6 +129,7 @@ pub(crate) fn boot(id: u64, size: u64, disk: &Disk, seed: u64) -> Boot {
         runs: disk.runs(),
         written: WriteSeq::ZERO,
         seed,
+        life: seed,
     }
 }
 

@@ -116,6 +116,11 @@ impl Session {
                     Err(error) => UnderWay::Answered(failed(&error)),
                 }
             }
+            // A follower could answer, but its clients go where they can also write.
+            Ask::Read(_) if !self.node.leads() => {
+                let leader = self.node.status().leader;
+                UnderWay::Answered(failed(&Error::NotLeader { leader }))
+            }
             Ask::Read(read) => {
                 if self
                     .under_way
