@@ -62,7 +62,7 @@ pub mod types;
 pub mod vfs;
 pub mod wal;
 
-pub use config::Options;
+pub use config::{ClockBound, Options};
 pub use node::{Error, Node, NodeStatus, Proposal, StartError};
 pub use raft::event::RoleName;
 pub use state_machine::{Snapshot, StateMachine};

@@ -15,12 +15,16 @@ mod support;
 mod clients;
 #[path = "raft_paper/elections.rs"]
 mod elections;
+#[path = "raft_paper/leases.rs"]
+mod leases;
 #[path = "raft_paper/members.rs"]
 mod members;
 #[path = "raft_paper/pipeline.rs"]
 mod pipeline;
 #[path = "raft_paper/quorum.rs"]
 mod quorum;
+#[path = "raft_paper/reads.rs"]
+mod reads;
 #[path = "raft_paper/replication.rs"]
 mod replication;
 #[path = "raft_paper/restart.rs"]
@@ -45,7 +49,7 @@ use catamaran::types::{
     Durable, EntryKind, EntryRange, HardState, LogId, LogIndex, MemberRole, NodeId, Roster, Term,
     TermRun, Time, WriteSeq,
 };
-use support::{Disk, Net, boot, config, disk};
+use support::{Disk, Net, boot, config, disk, leases};
 
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use catamaran::raft::event::{Event, ReadId, RoleName};
 use catamaran::raft::message::{AppendOutcome, Body, Message};
 use catamaran::types::{EntryRange, LogId, LogIndex, MemberRole, NodeId, Roster, Term, TermRun};
-use support::{Disk, Net};
+use support::{Disk, Net, config, leases};
 
 const RUNS: u64 = 400;
 const STEPS: usize = 1_500;
@@ -274,7 +274,10 @@ fn recover(net: &mut Net) {
 fn run(seed: u64) -> LogIndex {
     let mut random = Random(seed);
     let size = [1, 2, 3, 3, 3, 5][random.below(6)];
-    let mut net = Net::new(&vec![Disk::default(); size], seed);
+    // All clocks here are one.
+    let with_leases = random.below(2) == 0;
+    let config = if with_leases { leases(0) } else { config() };
+    let mut net = Net::with(config, &vec![Disk::default(); size], seed);
     net.fast_disk = false;
     if random.below(2) == 0 {
         // Others come, and members change.
@@ -374,7 +377,14 @@ fn hostile(random: &mut Random) -> Message {
         _ => random.next() % 12,
     };
     let id = |random: &mut Random| LogId::new(Term(number(random)), LogIndex(number(random)));
-    let body = match random.below(11) {
+    let body = match random.below(13) {
+        11 => Body::AskReadIndex {
+            ask: number(random),
+        },
+        12 => Body::ReadIndex {
+            ask: number(random),
+            index: LogIndex(number(random)),
+        },
         9 => Body::HandoverVote { last: id(random) },
         10 => Body::TimeoutNow,
         0 => Body::PreVote { last: id(random) },

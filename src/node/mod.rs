@@ -78,7 +78,9 @@ impl<M: StateMachine> Node<M> {
     }
 
     /// Runs `read` on this node's state machine, linearizably: it sees every proposal that was acknowledged
-    /// anywhere before this call, and all that any such read has seen (ReadIndex; thesis, section 6.4).
+    /// anywhere before this call, and all that any such read has seen (ReadIndex; thesis, section 6.4). See
+    /// [`Options::lease_reads`](crate::Options::lease_reads) for a faster way that rests on clocks, and
+    /// [`Node::read_stale`] for one that may see the past.
     ///
     /// On any node. A follower asks its leader what the read must see, and applies that much first; one that
     /// cannot have its answer, or catch up, within an election timeout points to the leader.
@@ -103,6 +105,32 @@ impl<M: StateMachine> Node<M> {
         read: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<Proposal<R>, Error> {
         self.runtime.read(read)
+    }
+
+    /// Runs `read` on this node's state machine as it stands, and tells the last entry that it had applied. It asks
+    /// nobody and waits for nothing but the batch that is being applied, on any node, with a leader or without.
+    ///
+    /// What it sees was true once and may be long past: a node that is cut off goes on answering. On one node
+    /// later reads see no less, unless it was restarted between; of two nodes one may be behind the other.
+    ///
+    /// # Errors
+    /// As [`Node::read_stale_later`].
+    pub fn read_stale<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<(R, LogIndex), Error> {
+        self.read_stale_later(read)?.wait()
+    }
+
+    /// As [`Node::read_stale`], and gives something to wait on at once.
+    ///
+    /// # Errors
+    /// At once [`Error::Overloaded`] or [`Error::Stopped`]; later [`Error::OutcomeUnknown`] if the node stops.
+    pub fn read_stale_later<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<Proposal<(R, LogIndex)>, Error> {
+        self.runtime.read_stale(read)
     }
 
     /// Where this node is now. Asks no thread, and answers even when it has stopped.

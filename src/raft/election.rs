@@ -49,7 +49,8 @@ impl Raft {
 
     /// Would this node vote for `from` in `term`? Changes nothing here.
     pub(super) fn handle_pre_vote(&mut self, from: NodeId, term: Term, last: LogId) {
-        let granted = term > self.term && last >= self.log.last() && !self.follows_a_live_leader();
+        let sticks = self.has_promised() || self.follows_a_live_leader();
+        let granted = term > self.term && last >= self.log.last() && !sticks;
         // A yes is for the term of the campaign, a no tells of this node's.
         let term = if granted { term } else { self.term };
         self.send_in(from, term, Body::PreVoteReply { granted });

@@ -117,6 +117,7 @@ impl Raft {
             heard: Some(self.now),
             reads,
         });
+        self.promise();
         self.wait_for_election();
         true
     }

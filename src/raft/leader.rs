@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::event::{NewEntries, RoleName, Source};
+use super::lease::Lease;
 use super::message::{AppendOutcome, Body};
 use super::progress::{Flow, Progress};
 use super::reads::Rounds;
@@ -21,6 +22,7 @@ pub(super) struct Leader {
     /// Counts rounds of heartbeats.
     pub(super) round: u64,
     pub(super) reads: Rounds,
+    pub(super) lease: Lease,
 }
 
 impl Leader {
@@ -32,7 +34,14 @@ impl Leader {
             transfer: None,
             round: 0,
             reads: Rounds::default(),
+            lease: Lease::default(),
         }
+    }
+
+    /// Whether this member has answered the round, or a later one; the leader itself has.
+    pub(super) fn has_answered(&self, id: NodeId, round: u64) -> bool {
+        let peer = self.peers.get(&id);
+        peer.is_none_or(|peer| peer.round >= round)
     }
 
     /// When it has something to do at the latest.
@@ -47,6 +56,7 @@ impl Leader {
     pub(super) fn rewind(&mut self) {
         self.heartbeat_at = Time::default();
         self.quorum_at = Time::default();
+        self.lease.rewind();
         for peer in self.peers.values_mut() {
             peer.heard = false;
             if let Flow::Snapshot { until, .. } = &mut peer.flow {
@@ -143,16 +153,23 @@ impl Raft {
         };
         leader.heartbeat_at = heartbeat_at;
         leader.round += 1;
-        let round = leader.round;
-        let places: Vec<_> = leader
-            .peers
-            .iter()
-            .map(|(&id, peer)| (id, peer.next.prev()))
-            .collect();
-        for (to, prev) in places {
-            if !self.offers_snapshot(to) {
-                self.send_append(to, prev, prev, round);
-            }
+        let peers: Vec<NodeId> = leader.peers.keys().copied().collect();
+        self.look_at_round();
+        for to in peers {
+            self.beat_to(to);
+        }
+    }
+
+    /// A heartbeat of the last round.
+    pub(super) fn beat_to(&mut self, to: NodeId) {
+        if self.offers_snapshot(to) {
+            return;
+        }
+        if let Role::Leader(leader) = &self.role
+            && let Some(peer) = leader.peers.get(&to)
+        {
+            let prev = peer.next.prev();
+            self.send_append(to, prev, prev, leader.round);
         }
     }
 
@@ -240,6 +257,7 @@ impl Raft {
             | AppendOutcome::Fetching => {}
         }
         self.replicate(from);
+        self.extend_lease();
         self.answer_reads();
         self.hand_over();
     }

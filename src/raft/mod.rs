@@ -25,7 +25,7 @@
 //! - **Commit rides along.** Followers learn of it with the next append or heartbeat.
 //! - **Reads** (thesis, 6.4). The leader notes its commit index, and answers once a quorum has replied to
 //!   a round that began after; one round at a time, shared by all that wait. A follower asks its leader, and
-//!   answers once it has committed as much.
+//!   answers once it has committed as much. By a lease instead of a round, if the options say so.
 //! - **Members change** by joint consensus, of which the single change is a special case (thesis, chapter 4).
 //!   The core knows them by their ids; the caller tells it of configurations that come in with appends or with a
 //!   snapshot, and encodes the leader's own. Whoever asks is heard, member or not: a new voter has to vote before
@@ -47,6 +47,7 @@ mod election;
 pub mod event;
 mod follower;
 mod leader;
+mod lease;
 mod log_view;
 mod members;
 pub mod message;
@@ -104,6 +105,10 @@ pub struct Raft {
     role: Role,
     election_at: Time,
     rng: Rng,
+    /// How long a lease lasts, if there are leases.
+    lease: Option<Duration>,
+    /// It votes for nobody before, as far as leases count on that.
+    promised_until: Time,
     /// The number of the next ask for a read index.
     next_ask: u64,
 
@@ -215,6 +220,8 @@ impl Raft {
             role: Role::Follower(Follower::default()),
             election_at: now,
             rng: Rng::new(boot.seed),
+            lease: lease::span(config),
+            promised_until: Time::default(),
             next_ask: boot.life,
             written: boot.written,
             persisted: boot.written,
@@ -228,8 +235,11 @@ impl Raft {
             outbox: Vec::new(),
             effects: Vec::new(),
         };
+        raft.promise();
         // Nobody else could lead where nobody else votes.
-        if *raft.roster().voters() != BTreeSet::from([raft.id]) || raft.roster().is_joint() {
+        let alone =
+            *raft.roster().voters() == BTreeSet::from([raft.id]) && !raft.roster().is_joint();
+        if !alone || raft.has_promised() {
             raft.wait_for_election();
         }
         raft
@@ -306,6 +316,7 @@ impl Raft {
         self.log.rewind(base);
         self.now = Time::default();
         self.election_at = Time::default();
+        self.promised_until = Time::default();
         self.rng = Rng::new(0);
         match &mut self.role {
             Role::Follower(follower) => follower.heard = None,
@@ -358,7 +369,8 @@ impl Raft {
                 );
             }
             Body::Vote { last } => {
-                if term > self.term && self.follows_a_live_leader() {
+                let sticks = term > self.term && self.follows_a_live_leader();
+                if sticks || self.has_promised() {
                     return;
                 }
                 self.enter(term);

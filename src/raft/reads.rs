@@ -1,6 +1,7 @@
 //! Reads (thesis, section 6.4).
 //!
-//! A leader notes its commit index, and tells it once a quorum has replied to a round that began after. A follower
+//! A leader notes its commit index, and tells it once a quorum has replied to a round that began after, or at once if
+//! it has a [lease](super::lease). A follower
 //! asks its leader for that index, and tells it once it has committed as far itself. Both share: of the reads of a
 //! node one batch is under way, and those that come meanwhile are the next.
 //!
@@ -107,39 +108,43 @@ impl Raft {
     }
 
     /// Answers the reads whose round a quorum has confirmed, and starts a round for those that came
-    /// since. Only one is under way, so all that wait share the next.
+    /// since, unless nobody else can lead. Only one is under way, so all that wait share the next.
     ///
     /// No read is answered before an entry of this term is committed: until then the leader may not know
     /// what the one before it committed.
     pub(super) fn answer_reads(&mut self) {
         let (commit, term) = (self.commit, self.term);
         let own_term = self.log.term_at(commit) == Some(term);
-        loop {
-            let roster = self.configs.current();
-            let alone = roster.is_quorum(|id| id == self.id);
-            let Role::Leader(leader) = &mut self.role else {
-                return;
-            };
-            if let Some((_, _, round)) = leader.reads.asked {
-                let heard = |id| leader.peers.get(&id).is_none_or(|peer| peer.round >= round);
-                if !roster.is_quorum(heard) {
-                    return;
-                }
-            }
-            if let Some((answered, index, _)) = leader.reads.asked.take() {
-                self.tell(answered, index);
-                continue;
-            }
-            if !own_term || leader.reads.waiting.is_empty() {
-                return;
-            }
+        let roster = self.configs.current();
+        let alone = roster.is_quorum(|id| id == self.id);
+        let leased = self.holds_lease();
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let mut confirmed = None;
+        if let Some((_, _, round)) = leader.reads.asked
+            && roster.is_quorum(|id| leader.has_answered(id, round))
+        {
+            confirmed = leader.reads.asked.take();
+        }
+        let begins = own_term && !leader.reads.waiting.is_empty();
+        let mut at_once = None;
+        if begins && (alone || leased) {
+            at_once = Some(std::mem::take(&mut leader.reads.waiting));
+        } else if begins && leader.reads.asked.is_none() {
             let waiting = std::mem::take(&mut leader.reads.waiting);
             leader.reads.asked = Some((waiting, commit, leader.round + 1));
-            if alone {
-                leader.round += 1;
-            } else {
-                return self.beat();
+            self.beat();
+        }
+        if let Some((waiting, index, _)) = confirmed {
+            self.tell(waiting, index);
+        }
+        if let Some(waiting) = at_once {
+            // No round has brought them the commit index.
+            for &to in waiting.asks.keys() {
+                self.beat_to(to);
             }
+            self.tell(waiting, commit);
         }
     }
 

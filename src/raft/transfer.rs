@@ -2,7 +2,7 @@
 //!
 //! The leader takes no more proposals, brings one voter's log up to its own, and tells it to campaign at
 //! once. That one asks for votes in the leader's name, so that who sticks to the leader gives its vote all
-//! the same. If it has not come to that within an election timeout, the leader goes on as before; the
+//! the same; so the leader has no lease any more. If it has not come to that within an election timeout, the leader goes on as before; the
 //! follower may still win, as any may at any time.
 
 use std::cmp::Reverse;
@@ -62,7 +62,7 @@ impl Raft {
     /// may be lost.
     pub(super) fn hand_over(&mut self) {
         let last = self.log.last().index;
-        let Role::Leader(leader) = &self.role else {
+        let Role::Leader(leader) = &mut self.role else {
             return;
         };
         let Some(Transfer { to, .. }) = leader.transfer else {
@@ -70,6 +70,7 @@ impl Raft {
         };
         let has_all = leader.peers.get(&to).is_some_and(|p| p.matched == last);
         if has_all && self.commit == last {
+            leader.lease.given_up = true;
             self.send(to, Body::TimeoutNow);
         }
     }

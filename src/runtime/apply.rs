@@ -13,8 +13,8 @@ use crate::snapshot::Whole;
 use crate::state_machine::StateMachine;
 use crate::types::{Entry, EntryKind, LogId, LogIndex};
 
-/// A read to be run on the state machine, or told why it cannot be.
-pub(super) type ReadJob<S> = Box<dyn FnOnce(Result<&S, Error>) + Send>;
+/// A read to be run on the state machine, with the last entry that it has applied, or told why it cannot be.
+pub(super) type ReadJob<S> = Box<dyn FnOnce(Result<(&S, LogIndex), Error>) + Send>;
 
 /// Entries handed to the state machine at once.
 const BATCH_ENTRIES: usize = 1_024;
@@ -129,16 +129,19 @@ impl<M: StateMachine> Applier<M> {
     pub(super) fn run(mut self) -> Result<(), String> {
         while let Some(committed) = self.collect() {
             self.install()?;
-            while self.applied < committed {
+            // One batch at a time, so that a read need not wait for all that is to be applied.
+            if self.applied < committed {
                 let limits = (BATCH_ENTRIES, BATCH_BYTES);
                 let upto = committed.min(self.snapshots.limit(self.applied));
-                let batch = match next_batch(&self.reader, self.applied, upto, limits) {
+                match next_batch(&self.reader, self.applied, upto, limits) {
                     // The log went meanwhile, and a snapshot takes its place.
-                    Err(_) if self.queue.is_to_install() => break,
-                    batch => batch?,
-                };
-                self.apply(&batch)?;
-                self.freeze(&batch);
+                    Err(_) if self.queue.is_to_install() => {}
+                    batch => {
+                        let batch = batch?;
+                        self.apply(&batch)?;
+                        self.freeze(&batch);
+                    }
+                }
             }
             self.run_reads();
         }
@@ -225,7 +228,7 @@ impl<M: StateMachine> Applier<M> {
     fn run_reads(&mut self) {
         let applied = self.applied;
         for (_, job) in self.reads.extract_if(.., |(index, _)| *index <= applied) {
-            job(Ok(&self.machine));
+            job(Ok((&self.machine, applied)));
         }
     }
 }

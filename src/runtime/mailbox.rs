@@ -253,7 +253,7 @@ mod tests {
     use super::*;
     use crate::raft::message::{Body, Message};
     use crate::runtime::outcome::{Budget, Proposal, promise};
-    use crate::types::{Entry, EntryKind, Term};
+    use crate::types::{Entry, EntryKind, LogIndex, Term};
     use parking_lot::const_mutex;
 
     type Numbers = Mailbox<(), u32>;
@@ -328,7 +328,7 @@ mod tests {
         mailbox.propose(first).unwrap();
         let told = Arc::new(const_mutex(None));
         let tell = Arc::clone(&told);
-        let read = move |result: Result<&(), Error>| *tell.lock() = result.err();
+        let read = move |result: Result<(&(), LogIndex), Error>| *tell.lock() = result.err();
         mailbox.read(Box::new(read)).unwrap();
         mailbox.stop("the first reason");
         mailbox.stop("another");

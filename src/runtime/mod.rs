@@ -312,12 +312,34 @@ impl<M: StateMachine> Runtime<M> {
         &self,
         read: impl FnOnce(&M) -> R + Send + 'static,
     ) -> Result<Proposal<R>, Error> {
-        let permit = self.budget.take(0).ok_or(Error::Overloaded)?;
-        let (slot, proposal) = promise(permit);
-        let job: ReadJob<M> = Box::new(move |machine| slot.complete(machine.map(read)));
+        let (job, proposal) = self.read_job(|machine, _| read(machine))?;
         let sent = self.mailbox.read(job);
         sent.map(|()| proposal)
             .map_err(|reason| Error::Stopped { reason })
+    }
+
+    pub(crate) fn read_stale<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&M) -> R + Send + 'static,
+    ) -> Result<Proposal<(R, LogIndex)>, Error> {
+        if let Some(reason) = self.stopped() {
+            return Err(Error::Stopped { reason });
+        }
+        let (job, proposal) = self.read_job(|machine, applied| (read(machine), applied))?;
+        self.apply.read(LogIndex::ZERO, std::iter::once(job));
+        Ok(proposal)
+    }
+
+    fn read_job<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&M, LogIndex) -> R + Send + 'static,
+    ) -> Result<(ReadJob<M>, Proposal<R>), Error> {
+        let permit = self.budget.take(0).ok_or(Error::Overloaded)?;
+        let (slot, proposal) = promise(permit);
+        let job = move |seen: Result<(&M, LogIndex), Error>| {
+            slot.complete(seen.map(|(machine, applied)| read(machine, applied)));
+        };
+        Ok((Box::new(job), proposal))
     }
 
     pub(crate) fn transfer(&self, to: Option<NodeId>) -> Result<Proposal<Member>, Error> {

@@ -47,9 +47,9 @@ pub struct Faults {
     pub hung_disks: u32,
     /// A process does nothing for a while, and messages wait for it.
     pub hung_nodes: u32,
-    /// A clock runs at another rate, from half to double.
+    /// A clock runs at another rate, from half to double; with lease reads within their bound.
     pub clock_rates: u32,
-    /// A clock jumps, ahead or back.
+    /// A clock jumps, ahead or back; with lease reads none does.
     pub clock_jumps: u32,
     /// A leader is asked to hand leadership over.
     pub transfers: u32,

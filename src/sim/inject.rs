@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::Rng;
 use super::birth::DIR;
+use super::clock::TRUE_RATE;
 use super::disk::{Moment, Op, SimDisk, Survival};
 use super::faults::{Kind, Planned};
 use super::trace::What;
@@ -87,10 +88,15 @@ impl<W: Workload> World<'_, W> {
                 self.change_members(planned.kind, node, rng);
             }
             Kind::ClockRate => {
-                let rate = 500_000 + rng.below(1_500_000);
+                let rate = match self.config.lease_reads {
+                    None => 500_000 + rng.below(1_500_000),
+                    Some(bound) => TRUE_RATE + rng.below(u64::from(bound.drift_ppm) + 1),
+                };
                 self.nodes[node].clock.run_at(self.now, rate);
                 self.see_to(node);
             }
+            // Leases count on it that clocks only drift.
+            Kind::ClockJump if self.config.lease_reads.is_some() => {}
             Kind::ClockJump => {
                 let by = i64::try_from(self.draw_jump(rng)).unwrap_or(0);
                 let by = if rng.chance(70) { by } else { -by / 4 };

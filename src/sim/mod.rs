@@ -84,7 +84,7 @@ pub use shrink::{Shrunk, shrink};
 pub use violation::{Property, Violation};
 pub use workload::{Chain, Chains, Workload};
 
-use crate::config::Options;
+use crate::config::{ClockBound, Options};
 use crate::error::OptionError;
 use world::World;
 
@@ -129,8 +129,9 @@ impl Scenario {
         }
     }
 
-    /// A scenario for one seed: 1 to 5 members and up to 3 nodes more, a [mix](Faults::mixed) of the faults, and limits now wide, now
-    /// narrow. Of many seeds, each is meant to be mean in another way.
+    /// A scenario for one seed: 1 to 5 members and up to 3 nodes more, a [mix](Faults::mixed) of the faults,
+    /// limits now wide, now narrow, and reads now with leases, now without. Of many seeds, each is meant to be
+    /// mean in another way.
     #[must_use]
     pub fn drawn(seed: u64, steps: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x5ce7_a210);
@@ -149,6 +150,8 @@ impl Scenario {
         options.max_append_entries = [1, 4, 64, 4_096][drawn_index(&mut rng)];
         options.max_append_bytes = [1 << 10, 4 << 10, 64 << 10, 1 << 20][drawn_index(&mut rng)];
         options.max_inflight_appends = [1, 2, 8, 64][drawn_index(&mut rng)];
+        let drift_ppm = 100_000;
+        options.lease_reads = rng.chance(40).then_some(ClockBound { drift_ppm });
         scenario
     }
 }

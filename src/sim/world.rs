@@ -345,9 +345,11 @@ impl<'a, W: Workload> World<'a, W> {
         if self.proven.is_some() || self.clients.open() >= MAX_OPEN {
             return;
         }
-        // Mostly of whom they take for the leader; some know better, some do not care.
+        let reads = self.rng.chance(25);
+        // Mostly of whom they take for the leader; some know better, some do not care. Anybody can be read from.
         let anybody = index(self.rng.below(self.nodes.len() as u64));
         let node = match self.rng.below(10) {
+            0..4 if reads => anybody,
             0..6 => self.believed,
             6..8 => self.leader().unwrap_or(anybody),
             _ => anybody,
@@ -356,7 +358,7 @@ impl<'a, W: Workload> World<'a, W> {
             self.believed = anybody;
             return;
         };
-        if self.rng.chance(25) {
+        if reads {
             let read = self.clients.read();
             let what = What::Asked(read.number());
             self.watch.trace.add(Some(id_of(node)), what);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::str::FromStr;
 use std::time::Duration;
 
-use catamaran::config::{Config, Options};
+use catamaran::config::{ClockBound, Config, Options};
 use catamaran::raft::event::{Event, ReadId};
 use catamaran::types::{LogIndex, NodeId, Term};
 
@@ -103,6 +103,10 @@ impl Cluster {
             let (name, value) = word.split_once('=').ok_or("option=value")?;
             match name {
                 "max_append_entries" => self.options.max_append_entries = parse(value)?,
+                "lease_reads" => {
+                    let drift_ppm = parse(value)?;
+                    self.options.lease_reads = Some(ClockBound { drift_ppm });
+                }
                 "max_inflight_appends" => self.options.max_inflight_appends = parse(value)?,
                 _ => return Err(format!("which option is {name}?")),
             }
@@ -145,6 +149,11 @@ fn act(net: &mut Net, reads: &mut u64, command: &str, words: &mut Words<'_>) -> 
     match command {
         "timeout" => net.tick(words.next()?),
         "pass" => net.now = net.now.after(Duration::from_millis(words.next()?)),
+        "transfer" => {
+            let id = NodeId(words.next()?);
+            let to = Some(NodeId(words.next()?));
+            net.step(id, Event::Transfer { to });
+        }
         "propose" => net.propose(words.next()?, words.next_or(1)?),
         "read" => {
             *reads += 1;

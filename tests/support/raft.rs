@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use catamaran::config::{Config, Options};
+use catamaran::config::{ClockBound, Config, Options};
 use catamaran::raft::event::{
     Effect, Event, Persist, ReadId, Refusal, Release, RoleName, Source, Status,
 };
@@ -107,6 +107,16 @@ pub(crate) struct Member {
 
 pub(crate) fn config() -> Config {
     let options = Options {
+        trailing_entries: 3,
+        ..Options::default()
+    };
+    Config::try_from(options).unwrap()
+}
+
+/// The same, with leases.
+pub(crate) fn leases(drift_ppm: u32) -> Config {
+    let options = Options {
+        lease_reads: Some(ClockBound { drift_ppm }),
         trailing_entries: 3,
         ..Options::default()
     };
