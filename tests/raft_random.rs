@@ -14,6 +14,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use catamaran::raft::event::{Event, ReadId, RoleName};
 use catamaran::raft::message::{AppendOutcome, Body, Message};
@@ -60,6 +61,14 @@ impl History {
             .next_back()
             .copied()
             .unwrap_or_default()
+    }
+
+    /// A client reads from this node.
+    fn ask(&mut self, net: &mut Net, id: NodeId) {
+        self.next_read += 1;
+        let read = ReadId(self.next_read);
+        self.reads.insert((id, read), self.highest_commit());
+        net.step(id, Event::Read { read });
     }
 
     /// Figure 3.
@@ -157,12 +166,7 @@ fn act(net: &mut Net, history: &mut History, random: &mut Random) {
         }
         55..75 => net.sync(id, 1 + random.below(3)),
         75..83 => net.propose(id.0, 1 + random.next() % 3),
-        83..86 => {
-            history.next_read += 1;
-            let read = ReadId(history.next_read);
-            history.reads.insert((id, read), history.highest_commit());
-            net.step(id, Event::Read { read });
-        }
+        83..86 => history.ask(net, id),
         86..91 => {
             let next = net
                 .members
@@ -314,6 +318,92 @@ fn figure_3_holds_whatever_fails_and_progress_returns_when_nothing_does() {
     }
     println!("{committed} entries committed");
     assert!(committed > 0);
+}
+
+/// Time goes on little by little, disks are fast, and leaders lose their followers in every way there is. Whoever
+/// believes to lead is asked after each step.
+fn act_on_leases(net: &mut Net, random: &mut Random) {
+    let ids: Vec<NodeId> = net.members.keys().copied().collect();
+    let id = ids[random.below(ids.len())];
+    match random.below(200) {
+        0..150 => {
+            if !net.wire.is_empty() {
+                let late = random.below(8) == 0;
+                let at = if late {
+                    random.below(net.wire.len())
+                } else {
+                    0
+                };
+                let message = net.wire.remove(at).unwrap();
+                net.deliver(message);
+            }
+        }
+        150..178 => {
+            let next = net.members.values().map(|member| member.raft.deadline());
+            let next = next.min().filter(|_| net.leaders().is_empty());
+            let little = net.now.after(Duration::from_millis(random.next() % 15));
+            net.now = little.max(next.unwrap_or_default());
+            for id in ids {
+                if net.members[&id].raft.deadline() <= net.now {
+                    net.step(id, Event::Tick);
+                }
+            }
+        }
+        178..188 => net.propose(id.0, 1),
+        188..191 => {
+            let other = ids[random.below(ids.len())];
+            net.cut.insert((id.min(other), id.max(other)));
+        }
+        191 => net.isolate(id.0),
+        192..196 => net.cut.clear(),
+        196..198 => net.crash(id),
+        _ => net.step(id, Event::Transfer { to: None }),
+    }
+}
+
+#[test]
+fn no_lease_reads_the_past_whatever_becomes_of_its_leader() {
+    let one = std::env::var("CATAMARAN_SEED").ok();
+    let one: Option<u64> = one.map(|seed| seed.parse().unwrap());
+    let (mut at_once, mut deposed) = (0, 0);
+    for seed in one.map_or(0..RUNS / 8, |seed| seed..seed + 1) {
+        let ended = std::panic::catch_unwind(|| {
+            let mut random = Random(seed);
+            let mut net = Net::with(leases(0), &vec![Disk::default(); 3], seed);
+            let mut history = History::default();
+            let (mut at_once, mut deposed) = (0, 0);
+            for _ in 0..4 * STEPS {
+                act_on_leases(&mut net, &mut random);
+                history.check(&net);
+                let leaders = net.leaders();
+                deposed += leaders.len().saturating_sub(1);
+                for id in leaders {
+                    let before = net.at(id).ready.len();
+                    history.ask(&mut net, NodeId(id));
+                    at_once += net.at(id).ready.len() - before;
+                }
+                history.check(&net);
+                // Enough was looked at.
+                net.members
+                    .values_mut()
+                    .for_each(|member| member.ready.clear());
+                net.seen.clear();
+            }
+            (at_once, deposed)
+        });
+        match ended {
+            Ok((reads, old)) => {
+                at_once += reads;
+                deposed += old;
+            }
+            Err(panic) => {
+                println!("CATAMARAN_SEED={seed}");
+                std::panic::resume_unwind(panic);
+            }
+        }
+    }
+    println!("{at_once} reads by lease, {deposed} steps with a leader that was deposed");
+    assert!(one.is_some() || (at_once > 10_000 && deposed > 0));
 }
 
 /// The same seed does the same.

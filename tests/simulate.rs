@@ -11,7 +11,7 @@
 use catamaran::sim::{
     Chain, Chains, Faults, Outcome, Property, Rng, Scenario, Workload, run, shrink,
 };
-use catamaran::{Entry, StateMachine};
+use catamaran::{ClockBound, Entry, StateMachine};
 
 const SEEDS: u64 = 400;
 const STEPS: u64 = 4_000;
@@ -56,6 +56,43 @@ fn clusters_keep_every_promise_whatever_fails() {
         assert!(handovers > SEEDS / 4, "{handovers} handovers");
         assert!(unknown > SEEDS && refused > SEEDS && reads > 10 * SEEDS);
     }
+}
+
+/// Where leases are, a leader is cut off, or loses its followers to another, as often as can be.
+fn of_leases(seed: u64) -> Scenario {
+    let mut scenario = Scenario::drawn(seed, STEPS);
+    scenario.nodes = 3;
+    scenario.steps = 8_000;
+    scenario.pause = 1_500;
+    scenario.options.lease_reads = Some(ClockBound { drift_ppm: 500_000 });
+    scenario.faults = Faults {
+        delay: 30,
+        partitions: 40,
+        one_way_cuts: 60,
+        partial_cuts: 30,
+        crashes: 60,
+        hung_nodes: 20,
+        clock_rates: 50,
+        transfers: 100,
+        ..Faults::none()
+    };
+    scenario
+}
+
+#[test]
+fn no_lease_reads_the_past_while_leaders_come_and_go() {
+    let count = 250;
+    let seeds = one_seed().map_or(0..count, |seed| seed..seed + 1);
+    let mut reads = 0;
+    for seed in seeds {
+        let outcome = run(&of_leases(seed), seed, Chains).unwrap();
+        if let Some(violation) = &outcome.violation {
+            let trace = violation.trace.join("\n");
+            panic!("{trace}\nCATAMARAN_SEED={seed}: {violation}");
+        }
+        reads += outcome.tally.reads;
+    }
+    assert!(one_seed().is_some() || reads > 20 * count, "{reads} reads");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::error::OptionError;
 use crate::raft::event::RoleName;
 use crate::state_machine::StateMachine;
-use crate::types::{LogIndex, NodeId, Time};
+use crate::types::{LogIndex, NodeId, Term, Time};
 
 /// What the reply to a workload's proposal is.
 pub(super) type Reply<W> = <<W as Workload>::Machine as StateMachine>::Reply;
@@ -346,10 +346,12 @@ impl<'a, W: Workload> World<'a, W> {
             return;
         }
         let reads = self.rng.chance(25);
-        // Mostly of whom they take for the leader; some know better, some do not care. Anybody can be read from.
+        // Mostly of whom they take for the leader; some know better, some do not care. Anybody can
+        // be read from, and who was deposed and leads on is put to the test.
         let anybody = index(self.rng.below(self.nodes.len() as u64));
         let node = match self.rng.below(10) {
-            0..4 if reads => anybody,
+            0..3 if reads => anybody,
+            3..6 if reads => self.leaders().min().map_or(anybody, |(_, at)| at),
             0..6 => self.believed,
             6..8 => self.leader().unwrap_or(anybody),
             _ => anybody,
@@ -473,12 +475,17 @@ impl<'a, W: Workload> World<'a, W> {
 
     /// The node that leads the latest term, as far as one does.
     pub(super) fn leader(&self) -> Option<usize> {
+        self.leaders().max().map(|(_, at)| at)
+    }
+
+    /// All that believe to lead, with their terms.
+    fn leaders(&self) -> impl Iterator<Item = (Term, usize)> {
         let status = |node: &Node<W::Machine>| node.process.as_ref().map(Process::status);
-        let leads =
-            |node: &Node<W::Machine>| status(node).filter(|status| status.role == RoleName::Leader);
+        let leads = move |node: &Node<W::Machine>| {
+            status(node).filter(|status| status.role == RoleName::Leader)
+        };
         let leaders = self.nodes.iter().enumerate();
-        let leaders = leaders.filter_map(|(at, node)| Some((leads(node)?.term, at)));
-        leaders.max().map(|(_, at)| at)
+        leaders.filter_map(move |(at, node)| Some((leads(node)?.term, at)))
     }
 }
 
