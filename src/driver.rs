@@ -6,6 +6,14 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+mod fetch;
+mod restore;
+mod snapshots;
+
+pub(crate) use fetch::{Fetcher, Transfer};
+pub(crate) use restore::{RestoreError, restore};
+pub(crate) use snapshots::{Frozen, Schedule};
+
 use crate::log::{LogReader, NewEntry, decode_membership};
 use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};

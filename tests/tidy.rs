@@ -35,7 +35,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "driver", "raft", "snapshot", "codec", "types", "config", "error", "trace",
         ],
     ),
-    ("driver", &["raft", "snapshot", "log", "types"]),
+    (
+        "driver",
+        &[
+            "raft",
+            "log",
+            "wal",
+            "snapshot",
+            "state_machine",
+            "vfs",
+            "types",
+            "config",
+        ],
+    ),
     (
         "sim",
         &[
@@ -73,6 +85,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         "node",
         &[
             "runtime",
+            "driver",
             "raft",
             "log",
             "wal",

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, Options};
+use crate::driver::{RestoreError, restore};
 use crate::error::{Fault, OptionError};
-use crate::log::{Log, LogError, NewEntry, Recovered, decode_membership, encode_membership};
+use crate::log::{Log, LogError, NewEntry, Recovered, encode_membership};
 use crate::node::Node;
-use crate::runtime::{Parts, Placed, Runtime, config_of};
-use crate::snapshot::{Meta, SnapshotError, SnapshotStore};
+use crate::runtime::{Parts, Runtime};
+use crate::snapshot::SnapshotError;
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, TransportError};
 use crate::types::{
@@ -113,12 +114,16 @@ impl Builder {
         if let Some(torn) = &recovered.torn {
             crate::trace::warn!(?torn, "a write that a crash cut short was cut off");
         }
-        let (snapshots, meta) = self.restore(&log, &mut recovered, &mut machine)?;
+        let (disk, dir) = (Arc::clone(&self.disk), self.dir.join("snapshots"));
+        let restored = restore(disk, dir, &log, &mut recovered, &mut machine)?;
+        for error in &restored.damaged {
+            crate::trace::warn!(%error, "a damaged snapshot is passed over");
+        }
         if recovered.last == LogId::ORIGIN && self.contacts.is_none() {
             let members = members.unwrap_or_else(|| self.sole_member());
             bootstrap(&log, &mut recovered, &members)?;
         }
-        let configs = read_configs(&log, &recovered, meta.as_ref())?;
+        let configs = restored.configs(&log, &recovered)?;
         if configs.is_empty() && self.contacts.is_none() {
             return Err(StartError::NoMembers);
         }
@@ -143,7 +148,7 @@ impl Builder {
             contacts,
             log,
             recovered,
-            snapshots,
+            snapshots: restored.store,
             seed,
             life,
             connect: self.connect,
@@ -197,35 +202,6 @@ impl Builder {
             .disk(Arc::clone(&self.disk));
         Ok(Log::open(options)?)
     }
-
-    /// Restores the state machine from the newest whole snapshot that the log goes on from, and brings the log
-    /// in line with it. Gives what that one is of.
-    fn restore(
-        &self,
-        log: &Log,
-        recovered: &mut Recovered,
-        machine: &mut impl StateMachine,
-    ) -> Result<(SnapshotStore, Option<Meta>), StartError> {
-        let dir = self.dir.join("snapshots");
-        let cluster = recovered.identity.cluster;
-        let (store, found) = SnapshotStore::open(Arc::clone(&self.disk), &dir, cluster)?;
-        let newest = found.newest.as_ref().map(|whole| whole.meta().last);
-        if newest.map_or(LogIndex::ZERO, |last| last.index) < recovered.before.index {
-            let first = recovered.before.index.next();
-            let damaged = found.damaged.into_iter().next();
-            return Err(damaged.map_or(StartError::MissingSnapshot { dir, first }, Into::into));
-        }
-        for error in &found.damaged {
-            crate::trace::warn!(%error, "a damaged snapshot is passed over");
-        }
-        let Some(whole) = found.newest else {
-            return Ok((store, None));
-        };
-        whole.restore(|format, from| machine.restore(format, from))?;
-        let meta = whole.meta();
-        log.follow(recovered, meta.last)?;
-        Ok((store, Some(meta.clone())))
-    }
 }
 
 /// Writes the members as the first entry, committed from the start since every member writes the same.
@@ -248,26 +224,6 @@ fn bootstrap(log: &Log, recovered: &mut Recovered, members: &[Member]) -> Result
     recovered.runs = log.reader().runs();
     recovered.configs = vec![BOOTSTRAP.index];
     Ok(())
-}
-
-/// The configurations that may count: the snapshot's, which is committed, and those behind it in the log.
-fn read_configs(
-    log: &Log,
-    recovered: &Recovered,
-    snapshot: Option<&Meta>,
-) -> Result<Vec<Placed>, StartError> {
-    let reader = log.reader();
-    let mut configs = Vec::new();
-    if let Some(meta) = snapshot {
-        configs.push(config_of(meta).ok_or(StartError::NoMembers)?);
-    }
-    let before = configs.first().map_or(LogIndex::ZERO, |(at, _)| *at);
-    for &index in recovered.configs.iter().filter(|index| **index > before) {
-        let entry = reader.get(index)?;
-        let decoded = decode_membership(&entry.payload);
-        configs.push((index, decoded.map_err(|_| StartError::NoMembers)?));
-    }
-    Ok(configs)
 }
 
 /// The same members give the same cluster (FNV-1a over their encoding).
@@ -373,6 +329,17 @@ impl From<WalError> for StartError {
 impl From<SnapshotError> for StartError {
     fn from(error: SnapshotError) -> Self {
         Self::Snapshot(error)
+    }
+}
+
+impl From<RestoreError> for StartError {
+    fn from(error: RestoreError) -> Self {
+        match error {
+            RestoreError::Snapshot(error) => Self::Snapshot(error),
+            RestoreError::Log(error) => Self::Log(error),
+            RestoreError::Missing { dir, first } => Self::MissingSnapshot { dir, first },
+            RestoreError::Configuration => Self::NoMembers,
+        }
     }
 }
 

@@ -5,17 +5,15 @@
 //! follower that wants more is offered the snapshot with each heartbeat, until it has it. While it fetches, the
 //! leader keeps the log from there on, so that what it has fetched is of use.
 
-use std::time::Duration;
-
 use super::event::Effect;
 use super::message::{AppendOutcome, Body};
 use super::progress::Flow;
 use super::{MAX_INDEX, Raft, Role};
 use crate::types::{LogId, LogIndex, NodeId, Roster, Term};
 
-/// A follower that fetches, and asks for nothing new for so long, no longer keeps the leader from dropping
-/// entries. Several times what it waits before it asks for the same again.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// A follower that fetches, and asks for nothing new for so many election timeouts, no longer keeps the leader from
+/// dropping entries. Several times what it waits before it asks for the same again.
+const PATIENCE: u32 = 50;
 
 impl Raft {
     /// A snapshot of this member's own state is durable. All that it has in it is applied here, and may go.
@@ -102,7 +100,7 @@ impl Raft {
     /// A follower asks for bytes of the snapshot that it has a part of, or else of the newest. Who asks for more
     /// than before makes progress.
     pub(super) fn handle_asked(&mut self, from: NodeId, have: Option<(LogId, u64)>) {
-        let later = self.now.after(PATIENCE);
+        let later = self.now.after(self.election_timeout * PATIENCE);
         let newest = self.snapshot.map(|last| (last, 0));
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&from)

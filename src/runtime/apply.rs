@@ -175,7 +175,7 @@ impl<M: StateMachine> Applier<M> {
         restored.map_err(|error| format!("cannot restore a snapshot: {error}"))?;
         let last = whole.meta().last;
         drop(self.slots.take(last));
-        self.snapshots.restored(whole.meta());
+        self.snapshots.restored(&whole);
         self.applied = last.index;
         self.progress.applied(last.index);
         crate::trace::info!(%last, "a snapshot was installed");

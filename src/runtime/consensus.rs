@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::apply::{ApplyQueue, ReadJob};
-use super::fetch::Transfer;
 use super::mailbox::{Command, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::LogJob;
 use crate::driver::{
-    Carried, Handed, Handover, Members, Proposals, Reads, config_of, configs_in, new_entries,
-    rosters, same_write,
+    Carried, Handed, Handover, Members, Proposals, Reads, Transfer, config_of, configs_in,
+    new_entries, rosters, same_write,
 };
 use crate::log::Log;
 use crate::raft::Raft;

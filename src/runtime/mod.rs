@@ -35,7 +35,7 @@ use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
 use crate::config::Config;
-use crate::driver::{self, Handover, Members, Proposals, Reads, Replies};
+use crate::driver::{self, Fetcher, Handover, Members, Placed, Proposals, Reads, Replies};
 use crate::log::{Log, LogReader, Recovered};
 use crate::raft::event::{RoleName, Status};
 use crate::raft::message::Message;
@@ -47,7 +47,6 @@ use crate::types::{Bytes, Change, Identity, LogIndex, Member, Membership, NodeId
 
 mod apply;
 mod consensus;
-mod fetch;
 mod mailbox;
 mod outcome;
 mod progress;
@@ -55,10 +54,8 @@ mod snapshot;
 mod source;
 mod writer;
 
-pub(crate) use crate::driver::{Placed, config_of};
 use apply::{Applier, ApplyQueue, ReadJob};
 use consensus::Consensus;
-use fetch::Fetcher;
 use mailbox::{Command, Mailbox, Proposed};
 use outcome::{Budget, Slot, promise};
 pub use outcome::{Error, Proposal};
@@ -201,8 +198,8 @@ impl<M: StateMachine> Runtime<M> {
                 log: log.clone(),
             })),
         };
-        let rate = config.snapshot_rate;
-        let fetcher = Fetcher::new(snapshots.clone(), Arc::clone(&transport), rate);
+        let origin = Instant::now();
+        let fetcher = Fetcher::new(snapshots.clone(), &config);
         let (offers, transfers) = bounded(TRANSFERS);
         let (queue, jobs) = writer::queue();
         let writer = Writer {
@@ -223,14 +220,14 @@ impl<M: StateMachine> Runtime<M> {
         };
         let consensus = Consensus {
             raft,
-            origin: Instant::now(),
+            origin,
             log,
             mailbox: Arc::clone(&mailbox),
             writer: queue,
             apply,
             snapshots: snapshots.clone(),
             transfers: offers,
-            transport,
+            transport: Arc::clone(&transport),
             progress,
             members,
             proposals: Proposals::new(),
@@ -241,9 +238,11 @@ impl<M: StateMachine> Runtime<M> {
         let stopped = Arc::clone(&mailbox);
         let snapshotter = Snapshotter {
             store: snapshots,
+            transport,
             jobs: frozen,
             transfers,
             fetcher,
+            origin,
             stopped: move || stopped.stopped().is_some(),
         };
         let durable = Arc::clone(&mailbox);

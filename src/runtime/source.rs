@@ -2,13 +2,13 @@
 
 use crate::driver::read_to_send;
 use crate::log::LogReader;
-use crate::snapshot::{Ask, Piece, SnapshotStore};
+use crate::snapshot::{Ask, MAX_PIECE_BYTES, Piece, SnapshotStore};
 use crate::transport::{EntrySource, SnapshotSource};
 use crate::types::{Entry, EntryRange, NodeId};
 
 impl SnapshotSource for SnapshotStore {
     fn read(&self, to: NodeId, ask: Ask) -> Option<Piece> {
-        self.lend(to, ask).unwrap_or_else(|error| {
+        self.lend(to, ask, MAX_PIECE_BYTES).unwrap_or_else(|error| {
             crate::trace::warn!(%error, "a snapshot cannot be read for another member");
             None
         })

@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 
 use super::error::SnapshotError;
 use super::format::Meta;
-use super::incoming::{Ask, IncomingSnapshot, MAX_PIECE_BYTES, Piece};
+use super::incoming::{Ask, IncomingSnapshot, Piece};
 use super::reader::{SnapshotId, Whole};
 use super::writer::SnapshotWriter;
 use crate::error::Fault;
@@ -108,12 +108,12 @@ impl SnapshotStore {
         IncomingSnapshot::new(self.clone(), id)
     }
 
-    /// The bytes that a member asks for: of the snapshot that it has a part of, if this is the newest or the one
-    /// that it was given last; else the first of the newest. None if there is none.
+    /// The bytes that a member asks for, at most `most` of them: of the snapshot that it has a part of, if this is
+    /// the newest or the one that it was given last; else the first of the newest. None if there is none.
     ///
     /// # Errors
     /// [`SnapshotError::Io`].
-    pub fn lend(&self, to: NodeId, ask: Ask) -> Result<Option<Piece>, SnapshotError> {
+    pub fn lend(&self, to: NodeId, ask: Ask, most: usize) -> Result<Option<Piece>, SnapshotError> {
         let Some(newest) = self.newest() else {
             return Ok(None);
         };
@@ -127,7 +127,7 @@ impl SnapshotStore {
         let (whole, offset) = known.unwrap_or((newest, 0));
         lent.insert(to, Arc::clone(&whole));
         drop(lent);
-        whole.piece(offset, MAX_PIECE_BYTES).map(Some)
+        whole.piece(offset, most).map(Some)
     }
 
     /// Lets go of snapshots that were lent to members who no longer fetch. The files of older ones go with that.

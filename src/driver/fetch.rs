@@ -2,17 +2,18 @@
 //! snapshot can go on where another left off.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use crate::config::Config;
 use crate::snapshot::{Ask, IncomingSnapshot, Piece, SnapshotError, SnapshotStore, Whole};
-use crate::transport::Transport;
-use crate::types::{LogId, NodeId};
+use crate::types::{LogId, NodeId, Time};
 
-/// How long an answer may take before the same is asked again.
-const RETRY: Duration = Duration::from_secs(2);
+/// How many election timeouts an answer may take before the same is asked again. Offers come several times in
+/// each.
+const RETRY: u32 = 10;
 
-/// What the raft thread hears of snapshots of others.
-pub(super) enum Transfer {
+/// What consensus hears of snapshots of others.
+pub(crate) enum Transfer {
     /// A leader has not the entries that are needed here, and offers its snapshot. Comes with each heartbeat,
     /// and nothing is asked for without.
     Offer { from: NodeId, last: LogId },
@@ -21,31 +22,30 @@ pub(super) enum Transfer {
 }
 
 /// What is being fetched, and from whom.
-pub(super) struct Fetcher {
+pub(crate) struct Fetcher {
     store: SnapshotStore,
-    transport: Arc<dyn Transport>,
     /// At most so many bytes a second.
     rate: u64,
+    retry: Duration,
+    /// To be sent.
+    ask: Option<(NodeId, Ask)>,
     from: Option<NodeId>,
     /// When it was offered last.
-    offered: Option<Instant>,
+    offered: Option<Time>,
     incoming: Option<IncomingSnapshot>,
     /// When the answer that is awaited was asked for.
-    asked: Option<Instant>,
+    asked: Option<Time>,
     /// Nothing is asked before, for the rate's sake.
-    next: Option<Instant>,
+    next: Option<Time>,
 }
 
 impl Fetcher {
-    pub(super) const fn new(
-        store: SnapshotStore,
-        transport: Arc<dyn Transport>,
-        rate: u64,
-    ) -> Self {
+    pub(crate) fn new(store: SnapshotStore, config: &Config) -> Self {
         Self {
             store,
-            transport,
-            rate,
+            rate: config.snapshot_rate,
+            retry: config.election_timeout * RETRY,
+            ask: None,
             from: None,
             offered: None,
             incoming: None,
@@ -55,34 +55,46 @@ impl Fetcher {
     }
 
     /// When [`Fetcher::tick`] has something to do.
-    pub(super) fn due(&self) -> Option<Instant> {
+    pub(crate) fn due(&self) -> Option<Time> {
         self.next
             .filter(|_| self.asked.is_none() && self.from.is_some())
     }
 
+    /// What is to be asked of whom, after each call that may have led to it.
+    pub(crate) const fn take_ask(&mut self) -> Option<(NodeId, Ask)> {
+        self.ask.take()
+    }
+
     /// Takes in what came at `now`; gives a snapshot that is complete with it, or was already.
-    pub(super) fn take(&mut self, transfer: Transfer, now: Instant) -> Option<Arc<Whole>> {
+    ///
+    /// # Errors
+    /// Why what has come in is given up. It begins anew if it is offered again; the disk may have room by then.
+    pub(crate) fn take(
+        &mut self,
+        transfer: Transfer,
+        now: Time,
+    ) -> Result<Option<Arc<Whole>>, SnapshotError> {
         let taken = match transfer {
             Transfer::Offer { from, last } => Ok(self.offered(from, last, now)),
             Transfer::Piece { from, piece } => self.add(from, &piece, now),
         };
-        taken.unwrap_or_else(|error| {
-            // From the start, if it is offered again. The disk may have room by then.
-            crate::trace::warn!(%error, "a snapshot that was fetched is given up");
+        if taken.is_err() {
             self.incoming = None;
             self.asked = Some(now);
-            None
-        })
+        }
+        taken
     }
 
-    fn offered(&mut self, from: NodeId, last: LogId, now: Instant) -> Option<Arc<Whole>> {
+    fn offered(&mut self, from: NodeId, last: LogId, now: Time) -> Option<Arc<Whole>> {
         if let Some(newest) = self.store.newest()
             && newest.meta().last.index >= last.index
         {
             return Some(newest);
         }
         self.offered = Some(now);
-        let waits = self.asked.is_some_and(|asked| now < asked + RETRY);
+        let waits = self
+            .asked
+            .is_some_and(|asked| now < asked.after(self.retry));
         if self.from != Some(from) || (!waits && self.due().is_none()) {
             self.from = Some(from);
             self.ask(now);
@@ -92,9 +104,12 @@ impl Fetcher {
 
     /// Asks for what comes next, now that the rate allows it; but not of who has ceased to offer it, since the log
     /// has what is needed then, or another leads.
-    pub(super) fn tick(&mut self, now: Instant) {
+    pub(crate) fn tick(&mut self, now: Time) {
         if self.due().is_some_and(|due| due <= now) {
-            if self.offered.is_some_and(|offered| now < offered + RETRY) {
+            if self
+                .offered
+                .is_some_and(|offered| now < offered.after(self.retry))
+            {
                 self.ask(now);
             } else {
                 self.next = None;
@@ -102,12 +117,12 @@ impl Fetcher {
         }
     }
 
-    fn ask(&mut self, now: Instant) {
+    fn ask(&mut self, now: Time) {
         let have = self.incoming.as_ref();
         let have = have.map(|incoming| (incoming.id(), incoming.have()));
         if let Some(from) = self.from {
             self.asked = Some(now);
-            self.transport.ask(from, Ask { have });
+            self.ask = Some((from, Ask { have }));
         }
     }
 
@@ -115,7 +130,7 @@ impl Fetcher {
         &mut self,
         from: NodeId,
         piece: &Piece,
-        now: Instant,
+        now: Time,
     ) -> Result<Option<Arc<Whole>>, SnapshotError> {
         let known = self.store.last().map(|last| last.index);
         if self.from != Some(from) || Some(piece.id.last.index) <= known {
@@ -149,8 +164,8 @@ impl Fetcher {
         let nanos = u128::from(piece.bytes.len() as u64) * 1_000_000_000 / u128::from(self.rate);
         let pause = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX));
         // From when it was allowed, so that the time that asking takes is not lost.
-        let begun = self.next.filter(|&next| now < next + pause).unwrap_or(now);
-        self.next = Some(begun + pause);
+        let begun = self.next.filter(|&next| now < next.after(pause));
+        self.next = Some(begun.unwrap_or(now).after(pause));
         self.tick(now);
         Ok(None)
     }
@@ -161,9 +176,7 @@ mod tests {
     use super::*;
     use std::io::Write;
 
-    use parking_lot::Mutex;
-
-    use crate::raft::message::Message;
+    use crate::config::Options;
     use crate::snapshot::{Configuration, MAX_PIECE_BYTES, Meta};
     use crate::types::{ClusterId, LogIndex, Term};
     use crate::vfs::StdDisk;
@@ -174,28 +187,13 @@ mod tests {
     /// Two pieces a second.
     const RATE: u64 = 2 * MAX_PIECE_BYTES as u64;
 
-    #[derive(Default)]
-    struct Asked(Mutex<Vec<(NodeId, Ask)>>);
-
-    impl Transport for Asked {
-        fn send(&self, _: NodeId, _: Message) {}
-
-        fn ask(&self, to: NodeId, ask: Ask) {
-            self.0.lock().push((to, ask));
-        }
-
-        fn answer(&self, _: NodeId, _: Ask) {}
-
-        fn close(&self) {}
-    }
-
     struct Bench {
         _dir: tempfile::TempDir,
         /// A member that has a snapshot, and one that fetches it.
         theirs: SnapshotStore,
         fetcher: Fetcher,
-        asked: Arc<Asked>,
-        now: Instant,
+        asked: Vec<(NodeId, Ask)>,
+        now: Time,
     }
 
     impl Bench {
@@ -208,14 +206,17 @@ mod tests {
                     .0
             };
             let (theirs, ours) = (store("theirs"), store("ours"));
-            let asked = Arc::new(Asked::default());
-            let fetcher = Fetcher::new(ours, Arc::clone(&asked) as Arc<_>, RATE);
+            let options = Options {
+                snapshot_rate: RATE,
+                ..Options::default()
+            };
+            let fetcher = Fetcher::new(ours, &Config::try_from(options).unwrap());
             let mut bench = Self {
                 _dir: dir,
                 theirs,
                 fetcher,
-                asked,
-                now: Instant::now(),
+                asked: Vec::new(),
+                now: Time(1_000_000),
             };
             bench.publish(10);
             bench
@@ -238,26 +239,31 @@ mod tests {
 
         fn offer(&mut self, from: NodeId) -> Option<Arc<Whole>> {
             let last = self.theirs.last().unwrap();
-            self.fetcher.take(Transfer::Offer { from, last }, self.now)
+            self.take(Transfer::Offer { from, last })
+        }
+
+        fn take(&mut self, transfer: Transfer) -> Option<Arc<Whole>> {
+            let whole = self.fetcher.take(transfer, self.now).unwrap();
+            self.asked.extend(self.fetcher.take_ask());
+            whole
         }
 
         fn pass(&mut self, millis: u64) {
-            self.now += Duration::from_millis(millis);
+            self.now = self.now.after(Duration::from_millis(millis));
             self.fetcher.tick(self.now);
+            self.asked.extend(self.fetcher.take_ask());
         }
 
-        fn asks(&self) -> Vec<(NodeId, Ask)> {
-            std::mem::take(&mut *self.asked.0.lock())
+        fn asks(&mut self) -> Vec<(NodeId, Ask)> {
+            std::mem::take(&mut self.asked)
         }
 
         /// The one ask there is now, answered.
         fn answered(&mut self) -> (NodeId, u64, Option<Arc<Whole>>) {
             let [(to, ask)] = self.asks().try_into().unwrap();
-            let piece = self.theirs.lend(ME, ask).unwrap().unwrap();
+            let piece = self.theirs.lend(ME, ask, MAX_PIECE_BYTES).unwrap().unwrap();
             let offset = piece.offset;
-            let whole = self
-                .fetcher
-                .take(Transfer::Piece { from: to, piece }, self.now);
+            let whole = self.take(Transfer::Piece { from: to, piece });
             (to, offset, whole)
         }
     }
@@ -370,10 +376,12 @@ mod tests {
             (B, MAX_PIECE_BYTES as u64),
         ] {
             let have = Some((whole.id(), offset));
-            let piece = bench.theirs.lend(ME, Ask { have }).unwrap().unwrap();
-            bench
-                .fetcher
-                .take(Transfer::Piece { from, piece }, bench.now);
+            let piece = bench
+                .theirs
+                .lend(ME, Ask { have }, MAX_PIECE_BYTES)
+                .unwrap()
+                .unwrap();
+            bench.take(Transfer::Piece { from, piece });
         }
         bench.pass(500);
         assert_eq!(bench.answered().1, MAX_PIECE_BYTES as u64);
