@@ -96,7 +96,7 @@ fn wrong(disk: &SimDisk) -> SnapshotError {
                 found.newest.is_none(),
                 "a damaged snapshot was taken for whole"
             );
-            found.damaged.into_iter().next().expect("damage")
+            found.damaged.into_iter().next().expect("damage").1
         }
         Err(error) => error,
     }
@@ -299,7 +299,7 @@ fn a_damaged_newest_is_told_and_the_one_before_it_found() {
     disk.poke(&newer, CHUNKS + 8, b"x").unwrap();
     let (_, found) = open(&disk).unwrap();
     assert_eq!(read(&found.newest.unwrap()).unwrap(), b"old");
-    let [SnapshotError::Damaged { path, offset, .. }] = found.damaged.as_slice() else {
+    let [(_, SnapshotError::Damaged { path, offset, .. })] = found.damaged.as_slice() else {
         panic!("{:?}", found.damaged);
     };
     assert_eq!((path, *offset), (&newer, CHUNKS as u64));

@@ -14,11 +14,12 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use catamaran::sim::{Moment, SimDisk, Survival};
-use catamaran::snapshot::SnapshotError;
+use catamaran::snapshot::{Configuration, Meta, SnapshotError, SnapshotStore};
 use catamaran::transport::InMemory;
 use catamaran::vfs::{Access, Disk, DiskFile, LockGuard, StdDisk};
 use catamaran::{
-    Entry, LogIndex, Member, Node, NodeId, NodeStatus, Options, Snapshot, StartError, StateMachine,
+    Entry, LogId, LogIndex, Member, Node, NodeId, NodeStatus, Options, Snapshot, StartError,
+    StateMachine,
 };
 use parking_lot::Mutex;
 
@@ -543,6 +544,47 @@ fn a_damaged_snapshot_that_is_needed_is_named_with_the_place_and_changes_nothing
     assert_eq!(
         seen(&start(dir.path(), Tally::plain()).unwrap()),
         expected(1_000)
+    );
+}
+
+/// A fetched snapshot is durable before the log goes on behind it, and from then on others count on it.
+#[test]
+fn a_damaged_snapshot_is_passed_over_only_if_the_log_goes_through_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let unkept = Options {
+        snapshot_entries: None,
+        ..options()
+    };
+    let start = || {
+        let builder = Node::builder(NodeId(1), dir.path()).options(unkept.clone());
+        builder.start(Tally::plain())
+    };
+    let node = start().unwrap();
+    feed(&node, 1, 50);
+    let (cluster, last) = (node.identity().cluster, node.status().last);
+    let term = node.log().term(last).unwrap();
+    drop(node);
+    let snapshots = dir.path().join("snapshots");
+    let damaged = |index: LogIndex| {
+        let (store, _) = SnapshotStore::open(Arc::new(StdDisk), &snapshots, cluster).unwrap();
+        let meta = Meta {
+            cluster,
+            last: LogId::new(term, index),
+            configuration: Configuration::default(),
+            state_format: 0,
+        };
+        let path = store.begin(meta).unwrap().publish().unwrap();
+        let path = path.path().to_path_buf();
+        fs::write(&path, b"CATASNAP").unwrap();
+        path
+    };
+    damaged(last);
+    assert_eq!(seen(&start().unwrap()), expected(50));
+    let beyond = damaged(last.next().next());
+    let error = start().map(drop).unwrap_err();
+    assert!(
+        matches!(&error, StartError::Snapshot(SnapshotError::Damaged { path, .. }) if *path == beyond),
+        "{error}"
     );
 }
 

@@ -54,6 +54,9 @@ impl From<WalError> for RestoreError {
 /// Restores an empty state machine from the newest whole snapshot in `dir` that the log goes on from, and brings
 /// the log in line with it.
 ///
+/// A damaged one is passed over only if the log has what it was of. The log of a node that fetched it may end
+/// before, and other members count on this one to have all of it.
+///
 /// # Errors
 /// [`RestoreError`].
 pub(crate) fn restore(
@@ -66,10 +69,19 @@ pub(crate) fn restore(
     let cluster = recovered.identity.cluster;
     let (store, found) = SnapshotStore::open(disk, &dir, cluster)?;
     let newest = found.newest.as_ref().map(|whole| whole.meta().last);
-    if newest.map_or(LogIndex::ZERO, |last| last.index) < recovered.before.index {
-        let first = recovered.before.index.next();
-        let damaged = found.damaged.into_iter().next();
-        return Err(damaged.map_or(RestoreError::Missing { dir, first }, Into::into));
+    let begins = recovered.before.index;
+    let is_missing = newest.map_or(LogIndex::ZERO, |last| last.index) < begins;
+    let reader = log.reader();
+    let mut damaged = Vec::new();
+    for (last, error) in found.damaged {
+        if is_missing || !reader.holds(last) {
+            return Err(error.into());
+        }
+        damaged.push(error);
+    }
+    if is_missing {
+        let first = begins.next();
+        return Err(RestoreError::Missing { dir, first });
     }
     if let Some(whole) = &found.newest {
         whole.restore(|format, from| machine.restore(format, from))?;
@@ -78,7 +90,7 @@ pub(crate) fn restore(
     Ok(Restored {
         store,
         whole: found.newest,
-        damaged: found.damaged,
+        damaged,
     })
 }
 

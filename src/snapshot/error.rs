@@ -77,8 +77,8 @@ impl fmt::Display for SnapshotError {
         match self {
             Self::Damaged { path, offset, what } => write!(
                 f,
-                "{}, at byte {offset}: {what}. Remove the file if an older snapshot and the log behind it are \
-                 there; else remove the node's directory, and let it join anew",
+                "{}, at byte {offset}: {what}. Bring the file back, or remove the node's directory and let it \
+                 join anew",
                 path.display()
             ),
             Self::NotASnapshot { path } => write!(

@@ -37,8 +37,9 @@ struct Inner {
 pub struct Found {
     /// The newest that is whole.
     pub newest: Option<Arc<Whole>>,
-    /// Those that are newer and damaged, the newest first. Their files are left where they are.
-    pub damaged: Vec<SnapshotError>,
+    /// Those that are newer and damaged, by the last entry that their name tells, the newest first. Their files are
+    /// left where they are.
+    pub damaged: Vec<(LogId, SnapshotError)>,
 }
 
 impl SnapshotStore {
@@ -154,7 +155,7 @@ impl SnapshotStore {
                         damaged,
                     });
                 }
-                Err(error @ SnapshotError::Damaged { .. }) => damaged.push(error),
+                Err(error @ SnapshotError::Damaged { .. }) => damaged.push((last, error)),
                 Err(error) => return Err(error),
             }
         }
