@@ -446,7 +446,7 @@ fn a_leader_keeps_the_entries_behind_a_snapshot_as_long_as_a_follower_fetches_it
             A,
             Event::Asked {
                 from: C,
-                have: Some((last, asked)),
+                lent: Some((last, asked)),
             },
         );
         net.propose(1, 10);
@@ -492,7 +492,7 @@ fn a_follower_that_asks_for_nothing_keeps_nothing_for_long() {
             A,
             Event::Asked {
                 from: C,
-                have: Some((last, 0)),
+                lent: Some((last, 0)),
             },
         );
         net.tick(1);
@@ -541,6 +541,44 @@ fn an_older_answer_does_not_end_the_fetching_of_a_snapshot() {
     for (_, _, message) in to_c {
         assert!(matches!(message.body, Body::Snapshot { .. }), "{message:?}");
     }
+}
+
+/// Or it would be offered what it has until the leader's patience with the fetch ends.
+#[test]
+fn a_follower_that_has_what_it_fetched_and_not_what_follows_is_offered_the_newest() {
+    let mut net = behind(20);
+    net.tick(1);
+    net.settle();
+    let lent = Some((id(1, 20), 0));
+    net.propose(1, 20);
+    net.settle();
+    net.snapshot(A);
+    assert!(net.at(1).raft.pointers().first > LogIndex(21));
+    net.step(A, Event::Asked { from: C, lent });
+    net.seen.clear();
+    let body = Body::AppendReply {
+        outcome: AppendOutcome::Matched { upto: LogIndex(20) },
+        round: 0,
+    };
+    let message = Message {
+        term: Term(1),
+        body,
+    };
+    let configs = Vec::new();
+    let heard = Event::Received {
+        from: C,
+        message,
+        configs,
+    };
+    net.step(A, heard);
+    net.wire.clear();
+    net.tick(1);
+    let to_c = net.wire.iter().filter(|(_, to, _)| *to == C);
+    let said: Vec<_> = to_c.map(|(_, _, message)| &message.body).collect();
+    let [Body::Snapshot { last, .. }] = said.as_slice() else {
+        panic!("{said:?}");
+    };
+    assert_eq!(*last, id(1, 40));
 }
 
 /// Reads need a quorum that still follows, not one that has every entry.

@@ -203,7 +203,7 @@ fn a_member_that_is_removed_fetches_no_more() {
         A,
         Event::Asked {
             from: D,
-            have: None,
+            lent: None,
         },
     );
     assert!(net.at(1).raft.is_fetching(D));

@@ -364,6 +364,27 @@ mod tests {
         assert_eq!(whole.id(), bench.theirs.newest().unwrap().id());
     }
 
+    /// Consensus keeps the log behind what is given, not behind what the member has a part of.
+    #[test]
+    fn who_asks_for_the_rest_of_a_snapshot_of_another_is_given_the_newest_and_it_is_told_so() {
+        let mut bench = Bench::new();
+        bench.offer(A);
+        bench.answered();
+        bench.publish(20);
+        bench.theirs.release(|to| to != ME);
+        bench.pass(500);
+        let [(_, ask)] = bench.asks().try_into().unwrap();
+        assert_eq!(ask.have.unwrap().0.last.index, LogIndex(10));
+        let newest = bench.theirs.last().unwrap();
+        assert_eq!(bench.theirs.lends(ME, ask), Some((newest, 0)));
+        let piece = bench
+            .theirs
+            .lend(ME, ask, MAX_PIECE_BYTES)
+            .unwrap()
+            .unwrap();
+        assert_eq!((piece.id.last, piece.offset), (newest, 0));
+    }
+
     #[test]
     fn a_piece_that_comes_twice_out_of_turn_or_unasked_is_passed_over() {
         let mut bench = Bench::new();

@@ -62,8 +62,9 @@ pub enum Event {
     Asked {
         /// Who.
         from: NodeId,
-        /// The last entry of the snapshot that it has a part of, and how many bytes. None asks for the newest.
-        have: Option<(LogId, u64)>,
+        /// The last entry of the snapshot that it is given bytes of, and from which byte on. None is the begin of the
+        /// newest.
+        lent: Option<(LogId, u64)>,
     },
 }
 

@@ -266,7 +266,7 @@ impl Raft {
             Event::Persisted(durable) => self.persisted(durable),
             Event::Snapshot { last } => self.handle_snapshot(last),
             Event::Fetched { last, config } => self.handle_fetched(last, config),
-            Event::Asked { from, have } => self.handle_asked(from, have),
+            Event::Asked { from, lent } => self.handle_asked(from, lent),
         }
         self.flush();
         std::mem::swap(&mut self.effects, effects);

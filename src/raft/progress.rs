@@ -77,13 +77,16 @@ impl Progress {
                 }
                 self.next = self.next.max(self.matched.next());
             }
-            Flow::Snapshot { .. } => {
+            Flow::Snapshot { asked, .. } => {
                 self.next = self.next.max(self.matched.next());
                 // An older answer says nothing of the snapshot.
                 if self.matched >= before {
                     self.flow = Flow::Replicate {
                         inflight: VecDeque::new(),
                     };
+                } else if asked.is_some_and(|(last, _)| last.index <= self.matched) {
+                    // It has what it fetched, and what follows is gone all the same. The newest is next.
+                    *asked = None;
                 }
             }
         }

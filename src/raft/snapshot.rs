@@ -97,15 +97,14 @@ impl Raft {
         true
     }
 
-    /// A follower asks for bytes of the snapshot that it has a part of, or else of the newest. Who asks for more
-    /// than before makes progress.
-    pub(super) fn handle_asked(&mut self, from: NodeId, have: Option<(LogId, u64)>) {
+    /// A follower asks for bytes, and is given those of this snapshot. Who asks for more than before makes progress.
+    pub(super) fn handle_asked(&mut self, from: NodeId, lent: Option<(LogId, u64)>) {
         let later = self.now.after(self.election_timeout * PATIENCE);
         let newest = self.snapshot.map(|last| (last, 0));
         if let Role::Leader(leader) = &mut self.role
             && let Some(peer) = leader.peers.get_mut(&from)
             && let Flow::Snapshot { asked, until } = &mut peer.flow
-            && let Some((last, offset)) = have.or(newest)
+            && let Some((last, offset)) = lent.or(newest)
             && asked.is_none_or(|(of, at)| of != last || offset > at)
         {
             *asked = Some((last, offset));

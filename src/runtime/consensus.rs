@@ -81,8 +81,9 @@ impl<M: StateMachine> Consensus<M> {
             self.fetched(&whole)?;
         }
         for (from, ask) in mail.asks.drain(..) {
-            let have = ask.have.map(|(id, have)| (id.last, have));
-            self.step(Event::Asked { from, have }, &Carried::Nothing)?;
+            // Not what it has a part of, which may be another leader's.
+            let lent = self.snapshots.lends(from, ask);
+            self.step(Event::Asked { from, lent }, &Carried::Nothing)?;
             // Who was removed meanwhile fetches in vain.
             if self.members.has(from) {
                 self.transport.answer(from, ask);

@@ -115,20 +115,31 @@ impl SnapshotStore {
     /// # Errors
     /// [`SnapshotError::Io`].
     pub fn lend(&self, to: NodeId, ask: Ask, most: usize) -> Result<Option<Piece>, SnapshotError> {
-        let Some(newest) = self.newest() else {
+        let mut lent = self.inner.lent.lock();
+        let Some((whole, offset)) = self.choose(lent.get(&to), ask) else {
             return Ok(None);
         };
-        let mut lent = self.inner.lent.lock();
-        let before = lent.get(&to).cloned();
-        let known = ask.have.and_then(|(id, offset)| {
-            let mut both = [Some(&newest), before.as_ref()].into_iter().flatten();
-            let whole = both.find(|whole| whole.id() == id)?;
-            Some((Arc::clone(whole), offset)).filter(|_| offset < id.bytes)
-        });
-        let (whole, offset) = known.unwrap_or((newest, 0));
         lent.insert(to, Arc::clone(&whole));
         drop(lent);
         whole.piece(offset, most).map(Some)
+    }
+
+    /// Of which snapshot [`SnapshotStore::lend`] would give bytes now, by its last entry, and from which byte on.
+    #[must_use]
+    pub fn lends(&self, to: NodeId, ask: Ask) -> Option<(LogId, u64)> {
+        let lent = self.inner.lent.lock();
+        let (whole, offset) = self.choose(lent.get(&to), ask)?;
+        Some((whole.id().last, offset))
+    }
+
+    fn choose(&self, before: Option<&Arc<Whole>>, ask: Ask) -> Option<(Arc<Whole>, u64)> {
+        let newest = self.newest()?;
+        let known = ask.have.and_then(|(id, offset)| {
+            let mut both = [Some(&newest), before].into_iter().flatten();
+            let whole = both.find(|whole| whole.id() == id)?;
+            Some((Arc::clone(whole), offset)).filter(|_| offset < id.bytes)
+        });
+        Some(known.unwrap_or((newest, 0)))
     }
 
     /// Lets go of snapshots that were lent to members who no longer fetch. The files of older ones go with that.

@@ -444,7 +444,7 @@ impl Net {
         let snapshot = self.members[&from].written.snapshot.clone();
         let asked = Event::Asked {
             from: id,
-            have: None,
+            lent: None,
         };
         self.step(from, asked);
         if snapshot.len() > self.members[&id].written.snapshot.len() {
