@@ -3,9 +3,11 @@
 //! `cargo run --features sim --example simulate_your_state_machine`
 
 use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::{self, Read, Write};
 
 use catamaran::sim::{self, Rng, Scenario, Workload};
-use catamaran::{Entry, StateMachine};
+use catamaran::{Entry, Snapshot, StateMachine};
 
 /// How long a worker keeps a job for itself, in ticks of the machine's own clock.
 const LEASE: u64 = 20;
@@ -41,6 +43,32 @@ impl StateMachine for Jobs {
         };
         entries.iter().map(take).collect()
     }
+
+    fn freeze(&self) -> Option<impl Snapshot> {
+        let (clock, leases) = (self.clock, self.leases.clone());
+        Some(move |out: &mut dyn Write| {
+            out.write_all(&clock.to_le_bytes())?;
+            for (job, end) in leases {
+                out.write_all(&[job])?;
+                out.write_all(&end.to_le_bytes())?;
+            }
+            Ok(())
+        })
+    }
+
+    fn restore(&mut self, _: u32, from: &mut dyn Read) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        from.read_to_end(&mut bytes)?;
+        let (clock, leases) = bytes
+            .split_first_chunk()
+            .ok_or(io::ErrorKind::UnexpectedEof)?;
+        self.clock = u64::from_le_bytes(*clock);
+        self.leases.clear();
+        for [job, end @ ..] in leases.as_chunks::<9>().0 {
+            self.leases.insert(*job, u64::from_le_bytes(*end));
+        }
+        Ok(())
+    }
 }
 
 /// Workers that ask for one of a few jobs at a time.
@@ -61,6 +89,13 @@ impl Workload for Workers {
 
     fn proposal(&mut self, rng: &mut Rng) -> Vec<u8> {
         vec![rng.below(8) as u8]
+    }
+
+    /// Has the world look at what is restored from snapshots too, not only at replies.
+    fn digest(&self, machine: &Jobs) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        (machine.clock, &machine.leases).hash(&mut hasher);
+        Some(hasher.finish())
     }
 }
 

@@ -8,10 +8,12 @@
     reason = "a test fails by panicking"
 )]
 
+use std::io::{self, Read, Write};
+
 use catamaran::sim::{
     Chain, Chains, Faults, Outcome, Property, Rng, Scenario, Workload, run, shrink,
 };
-use catamaran::{ClockBound, Entry, StateMachine};
+use catamaran::{ClockBound, Entry, Snapshot, StateMachine};
 
 const SEEDS: u64 = 400;
 const STEPS: u64 = 4_000;
@@ -30,6 +32,7 @@ fn clusters_keep_every_promise_whatever_fails() {
     let seeds = one_seed().map_or(0..SEEDS, |seed| seed..seed + 1);
     let (mut elections, mut faults, mut unknown, mut refused, mut reads) = (0, 0, 0, 0, 0);
     let (mut changes, mut handovers) = (0, 0);
+    let (mut snapshots, mut installs) = (0, 0);
     for seed in seeds {
         let outcome = simulate(seed, STEPS);
         if let Some(violation) = &outcome.violation {
@@ -47,6 +50,8 @@ fn clusters_keep_every_promise_whatever_fails() {
         unknown += outcome.tally.unknown;
         refused += outcome.tally.refused;
         reads += outcome.tally.reads;
+        snapshots += outcome.snapshots;
+        installs += outcome.installs;
     }
     if one_seed().is_none() {
         // A world where little fails proves little.
@@ -55,6 +60,7 @@ fn clusters_keep_every_promise_whatever_fails() {
         assert!(changes > SEEDS, "{changes} changes of members");
         assert!(handovers > SEEDS / 4, "{handovers} handovers");
         assert!(unknown > SEEDS && refused > SEEDS && reads > 10 * SEEDS);
+        assert!(snapshots > 10 * SEEDS && installs > SEEDS / 4);
     }
 }
 
@@ -249,4 +255,62 @@ fn a_scenario_out_of_its_bounds_is_refused() {
     let mut scenario = Scenario::new(10);
     scenario.options.segment_bytes = 1;
     assert!(run(&scenario, 1, Chains).is_err());
+}
+
+/// Forgets one thing when it is restored.
+#[derive(Default)]
+struct Forgetful {
+    entries: u64,
+    bytes: u64,
+}
+
+impl StateMachine for Forgetful {
+    type Reply = u64;
+
+    fn apply(&mut self, entries: &[Entry]) -> Vec<u64> {
+        let count = |entry: &Entry| {
+            self.entries += 1;
+            self.bytes += entry.payload.len() as u64;
+            self.entries
+        };
+        entries.iter().map(count).collect()
+    }
+
+    fn freeze(&self) -> Option<impl Snapshot> {
+        let entries = self.entries;
+        Some(move |out: &mut dyn Write| out.write_all(&entries.to_le_bytes()))
+    }
+
+    fn restore(&mut self, _: u32, from: &mut dyn Read) -> io::Result<()> {
+        let mut entries = [0; 8];
+        from.read_exact(&mut entries)?;
+        self.entries = u64::from_le_bytes(entries);
+        Ok(())
+    }
+}
+
+struct Forgets;
+
+impl Workload for Forgets {
+    type Machine = Forgetful;
+
+    fn machine(&self) -> Forgetful {
+        Forgetful::default()
+    }
+
+    fn proposal(&mut self, _: &mut Rng) -> Vec<u8> {
+        vec![b'x'; 3]
+    }
+
+    fn digest(&self, machine: &Forgetful) -> Option<u64> {
+        Some(machine.entries << 32 | machine.bytes)
+    }
+}
+
+#[test]
+fn a_state_that_a_snapshot_does_not_bring_back_whole_is_found_though_no_reply_shows_it() {
+    let mut scenario = Scenario::new(3_000);
+    scenario.faults = Faults::none();
+    let violation = run(&scenario, 1, Forgets).unwrap().violation.unwrap();
+    assert_eq!(violation.property, Property::SameState, "{violation}");
 }

@@ -8,6 +8,7 @@ use super::disk::SimDisk;
 use super::trace::Trace;
 use crate::config::Config;
 use crate::log::{Log, LogError, NewEntry, Recovered, encode_membership};
+use crate::snapshot::Whole;
 use crate::types::{
     ClusterId, EntryKind, HardState, LogId, LogIndex, Member, Membership, NodeId, Term, Time,
 };
@@ -15,6 +16,8 @@ use crate::wal::{Preparer, WalOptions};
 
 /// Where a node's log is on its disk.
 pub(super) const DIR: &str = "/node/wal";
+/// Where its snapshots are.
+pub(super) const SNAPSHOTS: &str = "/node/snapshots";
 const CLUSTER: ClusterId = ClusterId(7);
 /// What every log begins with.
 const FIRST: LogId = LogId::new(Term(1), LogIndex(1));
@@ -33,6 +36,14 @@ pub(super) struct Birth {
     pub(super) members: usize,
     pub(super) now: Time,
     pub(super) seed: u64,
+    /// How much of a snapshot goes at once.
+    pub(super) piece_bytes: usize,
+}
+
+/// What a process found when it began.
+pub(super) struct Found {
+    pub(super) log: Recovered,
+    pub(super) snapshot: Option<Arc<Whole>>,
 }
 
 /// A node as configurations have it.

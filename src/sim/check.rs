@@ -21,6 +21,8 @@ mod rosters;
 use rosters::Rosters;
 pub(super) use rosters::is_quorum;
 
+mod snapshots;
+
 type Checked = Result<(), Violated>;
 
 /// A write on its way to the disk.
@@ -30,14 +32,33 @@ struct Write {
     truncate_from: Option<LogIndex>,
     /// The terms of its entries.
     terms: Vec<Term>,
+    /// What a snapshot takes the place of. Such a write has nothing else.
+    replaced: Option<Replaced>,
+}
+
+/// What of a log goes, since a snapshot has it.
+#[derive(Clone, Copy)]
+enum Replaced {
+    /// The entries up to here.
+    Prefix(LogIndex),
+    /// Everything; the log goes on behind this entry.
+    All(LogId),
 }
 
 /// What a node has, as far as it has told.
 #[derive(Default)]
 struct Shadow {
-    /// The terms of its entries, the first of index 1, and of those that are durable.
+    /// The terms of its entries, the first of index 1, and of those that are durable. Those that it dropped are
+    /// among them: they are committed, and its snapshot has them.
     staged: Vec<Term>,
     durable: Vec<Term>,
+    /// The last that it dropped, and the last that it dropped durably.
+    before: LogIndex,
+    dropped: LogIndex,
+    /// The last entry of its newest durable snapshot.
+    snapshot: LogId,
+    /// How many snapshots took the place of its log since faults ended and since it was sent an entry.
+    installs: u64,
     hard_state: HardState,
     writes: VecDeque<Write>,
     committed: LogIndex,
@@ -54,13 +75,13 @@ impl Shadow {
         term_at(&self.staged, id.index) == Some(id.term)
     }
 
-    fn last_durable(&self) -> LogId {
-        let term = self.durable.last().copied().unwrap_or_default();
-        LogId::new(term, LogIndex(self.durable.len() as u64))
-    }
-
-    fn has_durably(&self, id: LogId) -> bool {
-        term_at(&self.durable, id.index) == Some(id.term)
+    /// Term and vote as a start would find them. It has entered the term of its snapshot, if not a later one.
+    fn promised(&self) -> (Term, Option<NodeId>) {
+        let HardState { term, vote, .. } = self.hard_state;
+        if term < self.snapshot.term {
+            return (self.snapshot.term, None);
+        }
+        (term, vote)
     }
 }
 
@@ -95,6 +116,11 @@ pub(super) struct Checker {
     /// By index; few terms ever fight for one.
     entries: Vec<Vec<Known>>,
     committed: Vec<Committed>,
+    /// How many snapshots were made durable, and how many took the place of a log.
+    snapshots: u64,
+    installs: u64,
+    /// Faults have ended.
+    is_calm: bool,
     leaders: BTreeMap<Term, (NodeId, u64)>,
     votes: BTreeMap<(NodeId, Term), NodeId>,
     elections: u64,
@@ -143,6 +169,9 @@ impl Checker {
                 term: first.term,
                 by: Term::ZERO,
             }],
+            snapshots: 0,
+            installs: 0,
+            is_calm: false,
             leaders: BTreeMap::new(),
             votes: BTreeMap::new(),
             elections: 0,
@@ -164,11 +193,18 @@ impl Checker {
         self.elections
     }
 
+    /// How many snapshots were made durable, and how many took the place of a log.
+    pub(super) const fn snapshots(&self) -> (u64, u64) {
+        (self.snapshots, self.installs)
+    }
+
     /// A process begins, with what its log says.
     pub(super) fn started(&mut self, node: usize, life: u64, found: &Recovered) -> Checked {
-        let (id, shadow) = (id_of(node), &mut self.nodes[node]);
-        let terms = terms_of(&found.runs, found.last.index);
-        if !could_be(shadow, &terms, found.hard_state) {
+        let id = id_of(node);
+        let terms = self.terms_found(node, found)?;
+        let could_be = self.could_be(node, &terms, found);
+        let shadow = &mut self.nodes[node];
+        if !could_be {
             let (durable, lost) = (shadow.durable.len(), shadow.writes.len());
             return Err(Property::Recovery.violated(format!(
                 "node {id} finds a log up to {} and {:?}, where entries up to {durable} and {:?} were \
@@ -188,7 +224,7 @@ impl Checker {
         shadow.writes.clear();
         // Of a write that was cut short, the commit index may be there and its entries not.
         shadow.committed = found.hard_state.commit.min(found.last.index);
-        shadow.applied = found.before.index;
+        (shadow.before, shadow.dropped) = (found.before.index, found.before.index);
         shadow.leads = None;
         shadow.life = life;
         self.begins(node);
@@ -232,6 +268,9 @@ impl Checker {
                 shadow.staged.len()
             )));
         }
+        if prev.is_some() {
+            shadow.installs = 0;
+        }
         let mut terms = Vec::with_capacity(entries.len());
         for entry in entries {
             let before = shadow.staged.last().copied().unwrap_or_default();
@@ -251,18 +290,26 @@ impl Checker {
             hard_state,
             truncate_from: persist.truncate_from,
             terms,
+            replaced: None,
         });
         Ok(())
     }
 
     /// A node's writes up to `seq` are durable.
     pub(super) fn durable(&mut self, node: usize, seq: WriteSeq) {
-        let shadow = &mut self.nodes[node];
-        while shadow.writes.front().is_some_and(|write| write.seq <= seq) {
+        loop {
+            let shadow = &mut self.nodes[node];
+            if shadow.writes.front().is_none_or(|write| write.seq > seq) {
+                return;
+            }
             let Some(write) = shadow.writes.pop_front() else {
                 return;
             };
             shadow.hard_state = write.hard_state;
+            if let Some(replaced) = write.replaced {
+                self.replaced(node, replaced);
+                continue;
+            }
             if let Some(from) = write.truncate_from {
                 shadow.durable.truncate(place(from.prev()));
             }
@@ -277,11 +324,7 @@ impl Checker {
             return Ok(());
         }
         let (id, shadow) = (id_of(node), &mut self.nodes[node]);
-        let HardState {
-            term: durable,
-            vote,
-            ..
-        } = shadow.hard_state;
+        let (durable, vote) = shadow.promised();
         if *term < shadow.said {
             return Err(Property::TermAndVote.violated(format!(
                 "node {id} speaks of term {term} after it spoke of term {}",
@@ -327,11 +370,11 @@ impl Checker {
 
     /// A node tells the leader of its term that it has the leader's entries up to `upto`, durably.
     fn matches(&self, node: usize, to: NodeId, term: Term, upto: LogIndex) -> Checked {
-        let (id, shadow) = (id_of(node), &self.nodes[node]);
-        let Some(own) = term_at(&shadow.durable, upto) else {
+        let id = id_of(node);
+        let Some(own) = self.durable_term(node, upto) else {
             return Err(Property::Promise.violated(format!(
                 "node {id} says that it has entries up to {upto}, and durable are those up to {}",
-                shadow.durable.len()
+                self.last_durable(node)
             )));
         };
         let leader = place(LogIndex(to.0)).checked_sub(1);
@@ -417,16 +460,20 @@ impl Checker {
         let (id, shadow) = (id_of(node), &self.nodes[node]);
         let Pointers {
             first,
+            snapshot,
             committed,
             durable,
             last,
-            ..
         } = pointers;
-        let ordered = first.prev() <= committed
+        let snapshot = snapshot.map_or(LogIndex::ZERO, |last| last.index);
+        let ordered = first.prev() == shadow.before
+            && first.prev() <= snapshot
+            && snapshot <= committed
+            && snapshot <= shadow.snapshot.index
             && shadow.applied <= committed
             && committed <= last.index
             && durable <= last.index
-            && durable.0 <= shadow.durable.len() as u64
+            && durable.0 <= shadow.snapshot.index.0.max(shadow.durable.len() as u64)
             && last.index.0 == shadow.staged.len() as u64
             && committed == shadow.committed;
         if !ordered {
@@ -464,41 +511,12 @@ fn know(entries: &mut Vec<Vec<Known>>, id: NodeId, index: LogIndex, new: Known) 
     )))
 }
 
-/// The terms of entries 1 to `last`.
-fn terms_of(runs: &[TermRun], last: LogIndex) -> Vec<Term> {
-    let mut terms = Vec::with_capacity(place(last));
+/// Adds the terms of the entries of these runs, up to `last`.
+fn terms_of(terms: &mut Vec<Term>, runs: &[TermRun], last: LogIndex) {
     for (at, run) in runs.iter().enumerate() {
         let end = runs.get(at + 1).map_or(last, |next| next.first.prev());
         terms.resize(place(end), run.term);
     }
-    terms
-}
-
-/// Whether a log can be found like this after a crash: what is durable, then some of the writes that were on
-/// their way, and of the next one its term and vote, its truncation, or some of its entries too.
-fn could_be(shadow: &Shadow, found: &[Term], hard_state: HardState) -> bool {
-    let mut terms = shadow.durable.clone();
-    if terms == found && hard_state == shadow.hard_state {
-        return true;
-    }
-    for write in &shadow.writes {
-        let cut = write.truncate_from.map(|from| place(from.prev()));
-        if hard_state == write.hard_state {
-            if terms == found {
-                return true;
-            }
-            let kept = &terms[..cut.unwrap_or(terms.len()).min(terms.len())];
-            let rest = found.strip_prefix(kept);
-            if rest.is_some_and(|rest| write.terms.starts_with(rest)) {
-                return true;
-            }
-        }
-        if let Some(cut) = cut {
-            terms.truncate(cut);
-        }
-        terms.extend(&write.terms);
-    }
-    false
 }
 
 #[cfg(test)]

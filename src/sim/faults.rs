@@ -62,6 +62,15 @@ pub struct Faults {
     pub removals: u32,
     /// Several members are to change at once.
     pub joint_changes: u32,
+    /// A node takes a snapshot though none is due.
+    pub snapshots: u32,
+    /// A process ends, or loses power, in the middle of writing its next snapshot, or one that it fetches.
+    pub snapshot_cuts: u32,
+    /// A call to the disk fails while the next snapshot is written, or one that is fetched.
+    pub snapshot_errors: u32,
+    /// A bit of a snapshot is turned, as with [`Faults::bit_flips`]; or of one that is being fetched, which damages
+    /// nobody.
+    pub snapshot_flips: u32,
 }
 
 /// A fault that comes at a time of its own.
@@ -108,6 +117,14 @@ pub enum Kind {
     Removal,
     /// See [`Faults::joint_changes`].
     JointChange,
+    /// See [`Faults::snapshots`].
+    Snapshot,
+    /// See [`Faults::snapshot_cuts`].
+    SnapshotCut,
+    /// See [`Faults::snapshot_errors`].
+    SnapshotError,
+    /// See [`Faults::snapshot_flips`].
+    SnapshotFlip,
 }
 
 impl fmt::Display for Kind {
@@ -133,6 +150,10 @@ impl fmt::Display for Kind {
             Self::Learner => "learner",
             Self::Removal => "removal",
             Self::JointChange => "joint change",
+            Self::Snapshot => "snapshot",
+            Self::SnapshotCut => "cut in a snapshot",
+            Self::SnapshotError => "snapshot error",
+            Self::SnapshotFlip => "bit flip in a snapshot",
         })
     }
 }
@@ -165,6 +186,10 @@ impl Default for Faults {
             learners: 30,
             removals: 40,
             joint_changes: 40,
+            snapshots: 60,
+            snapshot_cuts: 25,
+            snapshot_errors: 15,
+            snapshot_flips: 4,
         }
     }
 }
@@ -198,6 +223,10 @@ impl Faults {
             learners: 0,
             removals: 0,
             joint_changes: 0,
+            snapshots: 0,
+            snapshot_cuts: 0,
+            snapshot_errors: 0,
+            snapshot_flips: 0,
         }
     }
 
@@ -228,7 +257,7 @@ impl Faults {
         ]
     }
 
-    const fn rates_mut(&mut self) -> [&mut u32; 24] {
+    const fn rates_mut(&mut self) -> [&mut u32; 28] {
         [
             &mut self.loss,
             &mut self.duplication,
@@ -254,10 +283,14 @@ impl Faults {
             &mut self.learners,
             &mut self.removals,
             &mut self.joint_changes,
+            &mut self.snapshots,
+            &mut self.snapshot_cuts,
+            &mut self.snapshot_errors,
+            &mut self.snapshot_flips,
         ]
     }
 
-    const fn timed(&self) -> [(Kind, u32); 20] {
+    const fn timed(&self) -> [(Kind, u32); 24] {
         [
             (Kind::Partition, self.partitions),
             (Kind::OneWayCut, self.one_way_cuts),
@@ -279,6 +312,10 @@ impl Faults {
             (Kind::Learner, self.learners),
             (Kind::Removal, self.removals),
             (Kind::JointChange, self.joint_changes),
+            (Kind::Snapshot, self.snapshots),
+            (Kind::SnapshotCut, self.snapshot_cuts),
+            (Kind::SnapshotError, self.snapshot_errors),
+            (Kind::SnapshotFlip, self.snapshot_flips),
         ]
     }
 }
@@ -296,7 +333,7 @@ pub(super) struct Planned {
 
 /// The faults to come, in order.
 pub(super) struct Timeline {
-    timed: [(Kind, u32); 20],
+    timed: [(Kind, u32); 24],
     rng: Rng,
     number: u64,
     at: u64,

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Rng;
-use super::birth::DIR;
+use super::birth::{DIR, Watch};
 use super::clock::TRUE_RATE;
 use super::disk::{Moment, Op, SimDisk, Survival};
 use super::faults::{Kind, Planned};
+use super::process::Process;
 use super::trace::What;
 use super::violation::{Property, Violated};
 use super::workload::Workload;
@@ -34,6 +35,31 @@ pub(super) struct Doom {
     why: &'static str,
     /// How long the node stays down.
     pause: u64,
+}
+
+impl Doom {
+    /// At one of so many calls.
+    pub(super) fn drawn(
+        calls: u64,
+        rng: &mut Rng,
+        left: Left,
+        why: &'static str,
+        pause: u64,
+    ) -> Self {
+        let call = 1 + rng.below(calls);
+        let moment = if rng.chance(50) {
+            Moment::Before
+        } else {
+            Moment::After
+        };
+        Self {
+            call,
+            moment,
+            left,
+            why,
+            pause,
+        }
+    }
 }
 
 /// A link that fails and comes back.
@@ -86,6 +112,9 @@ impl<W: Workload> World<'_, W> {
             Kind::Transfer => self.hand_over(node, rng),
             Kind::Addition | Kind::Learner | Kind::Removal | Kind::JointChange => {
                 self.change_members(planned.kind, node, rng);
+            }
+            Kind::Snapshot | Kind::SnapshotCut | Kind::SnapshotError | Kind::SnapshotFlip => {
+                self.disturb_snapshots(node, planned.kind, rng);
             }
             Kind::ClockRate => {
                 let rate = match self.config.lease_reads {
@@ -207,32 +236,26 @@ impl<W: Workload> World<'_, W> {
     }
 
     /// How long a node stays down.
-    fn pause(&self, rng: &mut Rng) -> u64 {
+    pub(super) fn pause(&self, rng: &mut Rng) -> u64 {
         let most = if rng.chance(85) { 1 } else { 10 };
         1 + rng.below(most * self.timeout())
     }
 
     fn doom(&mut self, node: usize, rng: &mut Rng, left: Left, why: &'static str, pause: u64) {
-        self.nodes[node].doomed = Some(Doom {
-            call: 1 + rng.below(4),
-            moment: if rng.chance(50) {
-                Moment::Before
-            } else {
-                Moment::After
-            },
-            left,
-            why,
-            pause,
-        });
+        self.nodes[node].doomed = Some(Doom::drawn(4, rng, left, why, pause));
     }
 
-    /// The process ends in the middle of a sync, which has begun.
-    pub(super) fn die_in_sync(&mut self, node: usize, doom: &Doom) {
+    /// The process ends in the middle of what it does now. If it comes to its end before, nobody hears of that.
+    pub(super) fn die_in(
+        &mut self,
+        node: usize,
+        doom: &Doom,
+        act: impl FnOnce(&mut Process<W::Machine>, &mut Watch),
+    ) {
         let at = &mut self.nodes[node];
         at.disk.crash_at(at.disk.ops() + doom.call, doom.moment);
         if let Some(process) = &mut at.process {
-            // If it comes to its end before, nobody hears of that.
-            let _ = process.begin_sync();
+            act(process, &mut self.watch);
         }
         self.end(node, doom.why, doom.left);
         self.start_after(node, doom.pause);
@@ -251,6 +274,7 @@ impl<W: Workload> World<'_, W> {
         self.leave(node, left);
         self.nodes[node].life += 1;
         self.nodes[node].doomed = None;
+        self.nodes[node].plight = None;
         self.nodes[node].hung_until = self.now;
         self.watch.checker.ended(node);
         self.watch.trace.add(Some(id_of(node)), What::Down(why));
@@ -311,25 +335,33 @@ impl<W: Workload> World<'_, W> {
         at.is_excused = true;
     }
 
-    /// Turns a bit where the log says of itself that it is durable, unless too many are damaged already.
-    fn turn_bit(&mut self, node: usize, rng: &mut Rng) {
+    /// Whether one more node may be damaged: whatever configuration comes to count can decide without it.
+    pub(super) fn may_damage(&self, node: usize) -> bool {
         let rosters = self.watch.checker.in_force();
         let mut rosters = rosters.iter();
-        if !rosters.all(|roster| self.can_decide(roster, Some(node))) {
-            return;
-        }
+        rosters.all(|roster| self.can_decide(roster, Some(node)))
+    }
+
+    /// Turns a bit where the log says of itself that it is durable, unless too many are damaged already.
+    fn turn_bit(&mut self, node: usize, rng: &mut Rng) {
         let disk = &self.nodes[node].disk;
-        if let Some((path, offset)) = fenced_byte(disk, rng)
-            && let Some(byte) = disk
-                .peek(&path)
-                .and_then(|bytes| bytes.get(offset).copied())
+        if self.may_damage(node)
+            && let Some((path, offset)) = fenced_byte(disk, rng)
+            && turn(disk, &path, offset, rng)
         {
-            let turned = byte ^ (1 << rng.below(8));
-            if disk.poke(&path, offset, &[turned]).is_ok() {
-                self.nodes[node].is_damaged = true;
-            }
+            self.nodes[node].is_damaged = true;
         }
     }
+}
+
+/// Turns a bit of this byte, if there is one.
+pub(super) fn turn(disk: &SimDisk, path: &Path, offset: usize, rng: &mut Rng) -> bool {
+    let bytes = disk.peek(path);
+    let byte = bytes.and_then(|bytes| bytes.get(offset).copied());
+    byte.is_some_and(|byte| {
+        let turned = byte ^ (1 << rng.below(8));
+        disk.poke(path, offset, &[turned]).is_ok()
+    })
 }
 
 /// A place in a segment below its fence.

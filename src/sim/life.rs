@@ -7,7 +7,9 @@ use super::trace::{Said, What};
 use super::violation::{Property, Violated};
 use super::workload::Workload;
 use super::world::{Event, Node, Reply, World, id_of, index, index_of};
+use crate::driver::RestoreError;
 use crate::log::LogError;
+use crate::snapshot::SnapshotError;
 use crate::types::{Bytes, Entry};
 use crate::wal::WalError;
 
@@ -17,6 +19,7 @@ const WAKE: u64 = 30;
 const SYNC: (u64, u64) = (60, 900);
 /// How long applying takes at most.
 const APPLY: u64 = 150;
+
 impl<W: Workload> World<'_, W> {
     pub(super) fn handle(&mut self, node: usize, life: u64) -> Result<(), Violated> {
         let time = self.nodes[node].clock.at(self.now);
@@ -51,7 +54,7 @@ impl<W: Workload> World<'_, W> {
         };
         process.due.sync = false;
         if let Some(doom) = self.nodes[node].doomed.take() {
-            self.die_in_sync(node, &doom);
+            self.die_in(node, &doom, |process, _| drop(process.begin_sync()));
             return Ok(());
         }
         let Some(process) = alive(&mut self.nodes, node, life) else {
@@ -60,6 +63,13 @@ impl<W: Workload> World<'_, W> {
         if let Err(reason) = process.begin_sync() {
             return self.fail(node, &reason);
         }
+        let wait = self.sync_time(node);
+        self.schedule(wait, Event::EndSync(node, life));
+        Ok(())
+    }
+
+    /// How long a sync takes now.
+    pub(super) fn sync_time(&mut self, node: usize) -> u64 {
         let is_slow = self.nodes[node].slow_until > self.now;
         let slowness = if is_slow {
             self.nodes[node].slowness
@@ -67,8 +77,7 @@ impl<W: Workload> World<'_, W> {
             1
         };
         let wait = (SYNC.0 + self.rng.below(SYNC.1)) * slowness;
-        self.schedule(wait.min(self.timeout()), Event::EndSync(node, life));
-        Ok(())
+        wait.min(self.timeout())
     }
 
     pub(super) fn end_sync(&mut self, node: usize, life: u64) -> Result<(), Violated> {
@@ -118,6 +127,7 @@ impl<W: Workload> World<'_, W> {
         for (at, to, incoming) in sent {
             self.schedule_at(at, Event::Deliver(to, incoming));
         }
+        self.transmit_cargo(node);
     }
 
     pub(super) fn apply(&mut self, node: usize, life: u64) -> Result<(), Violated> {
@@ -136,6 +146,7 @@ impl<W: Workload> World<'_, W> {
         for applied in applied {
             self.compare(node, applied)?;
         }
+        self.compare_state(node)?;
         self.see_to(node);
         Ok(())
     }
@@ -143,12 +154,13 @@ impl<W: Workload> World<'_, W> {
     /// Holds a reply against that of the first node that gave one.
     fn compare(&mut self, node: usize, applied: Applied<Reply<W>>) -> Result<(), Violated> {
         let Applied {
-            index: at,
             number,
-            payload,
+            entry,
             reply,
         } = applied;
-        self.clients.found(number, &payload, at)?;
+        let at = entry.id.index;
+        self.clients.found(number, &entry.payload, at)?;
+        self.reference.apply(&self.workload, &entry);
         let place = index(at.0);
         if self.replies.len() <= place {
             self.replies.resize_with(place + 1, || None);
@@ -202,6 +214,17 @@ impl<W: Workload> World<'_, W> {
             process.due.apply = true;
             soon.push((APPLY, Event::Apply(node, life)));
         }
+        if !process.due.keep && process.wants_keep() {
+            process.due.keep = true;
+            soon.push((WAKE, Event::Keep(node, life)));
+        }
+        let fetch = process.fetch_due().map(|due| clock.reaches(now, due));
+        if let Some(fetch) = fetch
+            && process.due.fetch.is_none_or(|due| due > fetch || due < now)
+        {
+            process.due.fetch = Some(fetch);
+            soon.push((WAKE + fetch - now, Event::Keep(node, life)));
+        }
         // Never at this very moment, so that time goes on.
         let tick = clock.reaches(now, process.deadline()).max(now + 1);
         if process.due.tick.is_none_or(|due| due > tick || due < now) {
@@ -221,6 +244,7 @@ impl<W: Workload> World<'_, W> {
             now: self.nodes[node].clock.at(self.now),
             seed: self.rng.next_u64(),
             config: self.config.clone(),
+            piece_bytes: self.scenario.piece_bytes,
         }
     }
 
@@ -234,10 +258,11 @@ impl<W: Workload> World<'_, W> {
         let started = Process::start(&disk, &self.birth(node), machine);
         match started {
             Ok((process, found)) => {
-                self.watch.checker.started(node, life, &found)?;
-                let up = What::Up(found.last, found.hard_state.term);
+                self.watch.checker.started(node, life, &found.log)?;
+                let up = What::Up(found.log.last, found.log.hard_state.term);
                 self.watch.trace.add(Some(id_of(node)), up);
                 self.nodes[node].process = Some(process);
+                self.began_with(node, found.snapshot.as_deref())?;
                 self.see_to(node);
                 Ok(())
             }
@@ -253,10 +278,22 @@ impl<W: Workload> World<'_, W> {
                 Ok(())
             }
             Err(error) => Err(Property::Recovery.violated(format!(
-                "node {} is refused its log, which nobody damaged: {error}",
-                id_of(node)
+                "node {} is refused its log and snapshots, which nobody damaged: {}",
+                id_of(node),
+                words(&error)
             ))),
         }
+    }
+}
+
+fn words(error: &RestoreError) -> String {
+    match error {
+        RestoreError::Snapshot(error) => error.to_string(),
+        RestoreError::Log(error) => error.to_string(),
+        RestoreError::Missing { first, .. } => {
+            format!("the log begins with entry {first}, and no snapshot has what was before")
+        }
+        RestoreError::Configuration => "no configuration can be read".to_owned(),
     }
 }
 
@@ -267,15 +304,17 @@ fn carried(mut entry: Entry) -> Entry {
 }
 
 /// The process of this life, if it lives.
-fn alive<M>(nodes: &mut [Node<M>], node: usize, life: u64) -> Option<&mut Process<M>> {
+pub(super) fn alive<M>(nodes: &mut [Node<M>], node: usize, life: u64) -> Option<&mut Process<M>> {
     let node = &mut nodes[node];
     node.process.as_mut().filter(|_| node.life == life)
 }
 
-/// Whether opening a log again may fare better.
-const fn is_passing(error: &LogError) -> bool {
+/// Whether opening log and snapshots again may fare better.
+const fn is_passing(error: &RestoreError) -> bool {
     matches!(
         error,
-        LogError::Wal(WalError::Io(_) | WalError::NoSpace(_) | WalError::Failed(_))
+        RestoreError::Log(LogError::Wal(
+            WalError::Io(_) | WalError::NoSpace(_) | WalError::Failed(_)
+        )) | RestoreError::Snapshot(SnapshotError::Io(_))
     )
 }

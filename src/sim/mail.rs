@@ -2,6 +2,7 @@
 
 use super::clients::{Read, Slot};
 use super::operator::Order;
+use super::process::Told;
 use crate::raft::message::Message;
 use crate::types::{Bytes, Change, Durable, Entry, NodeId};
 
@@ -17,6 +18,7 @@ pub(super) struct Incoming {
 #[derive(Default)]
 pub(super) struct Mail {
     pub(super) durable: Option<Durable>,
+    pub(super) snapshots: Told,
     pub(super) incoming: Vec<Incoming>,
     pub(super) proposals: Vec<(Bytes, Slot)>,
     pub(super) reads: Vec<Read>,
@@ -28,6 +30,7 @@ pub(super) struct Mail {
 impl Mail {
     pub(super) const fn is_empty(&self) -> bool {
         self.durable.is_none()
+            && self.snapshots.is_empty()
             && self.incoming.is_empty()
             && self.proposals.is_empty()
             && self.reads.is_empty()

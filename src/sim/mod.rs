@@ -52,6 +52,9 @@
 //! # }
 //! ```
 //!
+//! A machine that has [snapshots](StateMachine::freeze) has them here too: they are taken, sent and restored among
+//! all that fails, and [`Workload::digest`] holds what comes of it against what the entries lead to.
+//!
 //! [`SimDisk`] is of use alone: a disk in memory that is told how to fail.
 
 use std::collections::BTreeSet;
@@ -71,6 +74,7 @@ mod operator;
 mod process;
 mod rng;
 mod shrink;
+mod snapshots;
 mod trace;
 mod violation;
 mod workload;
@@ -86,6 +90,8 @@ pub use workload::{Chain, Chains, Workload};
 
 use crate::config::{ClockBound, Options};
 use crate::error::OptionError;
+#[cfg(doc)]
+use crate::state_machine::StateMachine;
 use world::World;
 
 /// What a run is made of.
@@ -101,6 +107,8 @@ pub struct Scenario {
     pub faults: Faults,
     /// The options of every node. [`Options::seed`] is not used, and nothing is refused as too much.
     pub options: Options,
+    /// How many bytes of a snapshot file a node gives another at once, at most; at least 1.
+    pub piece_bytes: usize,
     /// The mean time from one request of the clients to the next, in microseconds.
     pub pause: u64,
     /// Faults that are left out, by the numbers they have in a trace.
@@ -116,6 +124,8 @@ impl Scenario {
             heartbeat_interval: Duration::from_millis(10),
             segment_bytes: 64 << 10,
             max_entry_bytes: 16 << 10,
+            snapshot_entries: Some(100),
+            trailing_entries: 20,
             ..Options::default()
         };
         Self {
@@ -124,6 +134,7 @@ impl Scenario {
             steps,
             faults: Faults::default(),
             options,
+            piece_bytes: 100,
             pause: 4_000,
             without: BTreeSet::new(),
         }
@@ -152,6 +163,11 @@ impl Scenario {
         options.max_inflight_appends = [1, 2, 8, 64][drawn_index(&mut rng)];
         let drift_ppm = 100_000;
         options.lease_reads = rng.chance(40).then_some(ClockBound { drift_ppm });
+        options.snapshot_entries = [None, Some(7), Some(40), Some(200)][drawn_index(&mut rng)];
+        options.snapshot_bytes = [None, None, Some(4 << 10), Some(64 << 10)][drawn_index(&mut rng)];
+        options.trailing_entries = [0, 3, 30, 1_000][drawn_index(&mut rng)];
+        options.snapshot_rate = [4 << 10, 64 << 10, 1 << 20, 64 << 20][drawn_index(&mut rng)];
+        scenario.piece_bytes = [20, 70, 150, 4 << 10][drawn_index(&mut rng)];
         scenario
     }
 }
@@ -182,6 +198,10 @@ pub struct Outcome {
     pub changes: u64,
     /// How many times leadership went over to another node on request.
     pub handovers: u64,
+    /// How many snapshots were made durable, taken or fetched.
+    pub snapshots: u64,
+    /// How many of them took the place of a log.
+    pub installs: u64,
     /// How long it took after the last fault until something new was acknowledged, in simulated microseconds;
     /// none if the run did not come so far.
     pub recovery: Option<u64>,
@@ -206,6 +226,12 @@ pub fn run<W: Workload>(
         scenario.spares,
         (0, most),
         "at most 9 with the nodes",
+    )?;
+    crate::config::check(
+        "piece_bytes",
+        scenario.piece_bytes,
+        (1, 128 << 10),
+        "from 1 to 128 KiB",
     )?;
     crate::config::check("pause", scenario.pause, (1, u64::MAX >> 8), "at least 1")?;
     Ok(World::new(scenario, seed, workload)?.run())

@@ -4,15 +4,17 @@
 //! ```text
 //!  mail --> handle --> jobs --> begin_sync ...... end_sync --> mail     the raft thread, the log thread
 //!             |  `---> outbox --> transmit                              the transport
-//!             `------> applying --> apply                               the apply thread
+//!             |`-----> applying --> apply                               the apply thread
+//!             `------> transfers --> keep ............ kept --> mail     the snapshot thread
 //! ```
 //! When each step comes is the world's to say. What a step does is done at once, but what it leads to waits:
 //! a sync's bytes are on the disk when it begins, and nobody knows before it ends.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::birth::{Birth, Watch, members, open_log};
+use super::birth::{Birth, Found, SNAPSHOTS, Watch, members, open_log};
 use super::clients::{Read, Slot};
 use super::disk::SimDisk;
 use super::mail::{Incoming, Mail};
@@ -20,10 +22,10 @@ use super::operator::Order;
 use super::trace::{Said, Seats, What};
 use super::violation::Violated;
 use crate::driver::{
-    Carried, Handover, Members, Proposals, Reads, Replies, configs_in, in_parts, new_entries,
-    read_to_send, rosters, same_write,
+    Carried, Handover, Members, Proposals, Reads, Replies, RestoreError, configs_in, in_parts,
+    new_entries, read_to_send, restore, rosters, same_write,
 };
-use crate::log::{Log, LogError, LogReader, Recovered};
+use crate::log::{Log, LogReader};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, Source, Status};
 use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
@@ -32,9 +34,12 @@ use crate::types::{Bytes, Durable, Entry, LogId, LogIndex, NodeId, Staged, Time}
 
 mod apply;
 mod members;
+mod snapshots;
 
 pub(super) use apply::Applied;
 use members::Awaited;
+use snapshots::Snapshots;
+pub(super) use snapshots::{Cargo, Kept, Told};
 
 /// What a step may find wrong.
 pub(super) enum Halt {
@@ -75,8 +80,10 @@ pub(super) struct Due {
     pub(super) sync: bool,
     pub(super) transmit: bool,
     pub(super) apply: bool,
-    /// When a tick is.
+    pub(super) keep: bool,
+    /// When a tick is, and when the next piece of a snapshot is to be asked for.
     pub(super) tick: Option<u64>,
+    pub(super) fetch: Option<u64>,
 }
 
 pub(super) struct Process<M> {
@@ -101,36 +108,37 @@ pub(super) struct Process<M> {
     applied: LogIndex,
     replies: Replies<Slot>,
     ready: Vec<(LogIndex, Read)>,
+    snapshots: Snapshots,
     effects: Vec<Effect>,
     max_append_bytes: usize,
     pub(super) due: Due,
 }
 
 impl<M: StateMachine> Process<M> {
-    /// Opens the log and begins.
+    /// Opens log and snapshots, restores the state machine and begins.
     ///
     /// # Errors
-    /// The log's.
+    /// Those of log and snapshots.
     pub(super) fn start(
         disk: &SimDisk,
         birth: &Birth,
-        machine: M,
-    ) -> Result<(Self, Recovered), LogError> {
-        let (log, recovered) = open_log(disk, birth)?;
+        mut machine: M,
+    ) -> Result<(Self, Found), RestoreError> {
+        let (log, found) = open_log(disk, birth)?;
+        let mut recovered = found.clone();
+        let (disk, dir) = (Arc::new(disk.clone()), SNAPSHOTS.into());
+        let restored = restore(disk, dir, &log, &mut recovered, &mut machine)?;
+        let configs = restored.configs(&log, &recovered)?;
+        let snapshot = restored.whole.as_ref().map(|whole| whole.meta().last);
         let id = NodeId(birth.node as u64 + 1);
-        let reader = log.reader();
-        let entries = recovered.configs.iter().map(|&at| reader.get(at));
-        let entries: Result<Vec<Entry>, LogError> = entries.collect();
-        // Every configuration here was written by this version.
-        let configs = configs_in(&entries?).unwrap_or_default();
         let boot = Boot {
             id,
             configs: rosters(&configs),
             hard_state: recovered.hard_state,
             before: recovered.before,
             last: recovered.last,
-            snapshot: None,
-            runs: recovered.runs.clone(),
+            snapshot,
+            runs: recovered.runs,
             written: log.wal().written(),
             seed: birth.seed,
             life: birth.seed,
@@ -154,14 +162,19 @@ impl<M: StateMachine> Process<M> {
             handover: Handover::new(birth.config.election_timeout),
             clock: birth.now,
             election_timeout: birth.config.election_timeout,
-            applied: recovered.before.index,
+            applied: snapshot.map_or(LogIndex::ZERO, |last| last.index),
             replies: Replies::new(),
             ready: Vec::new(),
+            snapshots: Snapshots::new(restored.store, birth),
             effects: Vec::new(),
             max_append_bytes: birth.config.max_append_bytes,
             due: Due::default(),
         };
-        Ok((process, recovered))
+        let found = Found {
+            log: found,
+            snapshot: restored.whole,
+        };
+        Ok((process, found))
     }
 
     pub(super) const fn status(&self) -> Status {
@@ -181,11 +194,11 @@ impl<M: StateMachine> Process<M> {
     }
 
     pub(super) const fn wants_transmit(&self) -> bool {
-        !self.outbox.is_empty()
+        !self.outbox.is_empty() || self.snapshots.has_errands()
     }
 
     pub(super) fn wants_apply(&self) -> bool {
-        self.applied < self.committed || !self.ready.is_empty()
+        self.applied < self.committed || !self.ready.is_empty() || self.snapshots.is_to_install()
     }
 
     /// Does with the mail what the raft thread does, and ticks if it is time.
@@ -198,6 +211,7 @@ impl<M: StateMachine> Process<M> {
         if let Some(durable) = mail.durable {
             self.step(now, Event::Persisted(durable), &Carried::Nothing, watch)?;
         }
+        self.hear(now, mail.snapshots, watch)?;
         for Incoming {
             from,
             message,
@@ -354,8 +368,9 @@ impl<M: StateMachine> Process<M> {
                 self.ready.extend(ready.map(|read| (index, read)));
             }
             Effect::ReadFailed { .. } => drop(self.reads.fail().collect::<Vec<_>>()),
-            // Nothing here takes snapshots yet, and these come of them alone.
-            Effect::Compact { .. } | Effect::Install { .. } | Effect::Fetch { .. } => {}
+            Effect::Compact { seq, upto } => self.compact(seq, upto, watch)?,
+            Effect::Install { seq, last } => self.install(seq, last, carried, watch)?,
+            Effect::Fetch { from, last } => self.snapshots.offer(from, last),
             Effect::Status(status) => {
                 watch.trace.add(Some(self.id), What::became(status));
                 self.lead_or_follow(status, watch)?;

@@ -41,6 +41,15 @@ pub(super) enum What {
     Adrift(u64),
     Stopped,
     Calm,
+    Froze(LogId),
+    Took(LogId),
+    Unkept,
+    Compacted(LogIndex),
+    Installed(LogId),
+    Restored(LogId),
+    AskedFor(NodeId, u64),
+    Piece(NodeId, LogId, u64),
+    LostCargo(NodeId),
 }
 
 /// Who the members are, a bit for each node.
@@ -190,6 +199,22 @@ impl fmt::Display for What {
             Self::Adrift(number) => write!(f, "order {number} is left unknown"),
             Self::Stopped => f.write_str("stops with an error"),
             Self::Calm => f.write_str("*** no more faults"),
+            Self::Froze(last) => write!(f, "freezes its state as of {last}"),
+            Self::Took(last) => write!(f, "has a durable snapshot up to {last}"),
+            Self::Unkept => f.write_str("gives a snapshot up"),
+            Self::Compacted(upto) => write!(f, "drops its entries up to {upto}"),
+            Self::Installed(last) => write!(f, "empties its log, which goes on behind {last}"),
+            Self::Restored(last) => write!(f, "restores its state as of {last}"),
+            Self::AskedFor(from, offset) => {
+                write!(f, "asks {from} for a snapshot from byte {offset} on")
+            }
+            Self::Piece(to, last, offset) => {
+                write!(
+                    f,
+                    "gives {to} bytes from {offset} on of its snapshot up to {last}"
+                )
+            }
+            Self::LostCargo(to) => write!(f, "says to {to} of a snapshot what is lost"),
         }
     }
 }

@@ -33,6 +33,11 @@ pub enum Property {
     Handover,
     /// A log that is opened again is what some prefix of its writes made it, at least the durable ones.
     Recovery,
+    /// A snapshot ends with a committed entry, and has the members as of then. It is never older than the one before,
+    /// and takes the place of no log and no state that is as new.
+    Snapshot,
+    /// A log drops only what was applied and is in a durable snapshot.
+    Compaction,
     /// Every proposal and every change of members ends exactly once, as applied, refused or unknown, and as it
     /// says.
     Outcome,
@@ -42,6 +47,9 @@ pub enum Property {
     Progress,
     /// All members give the same reply to the same entry.
     SameReplies,
+    /// A state is what its entries lead to when they are applied one by one, whatever snapshots it came from. Looked
+    /// at if the workload has a [`digest`](super::Workload::digest).
+    SameState,
     /// What the embedder's [`Workload`](super::Workload) says.
     Workload,
     /// Nothing panics.
@@ -65,10 +73,13 @@ impl Property {
             Self::Membership => "membership",
             Self::Handover => "handover",
             Self::Recovery => "recovery",
+            Self::Snapshot => "snapshot",
+            Self::Compaction => "compaction",
             Self::Outcome => "outcome",
             Self::Linearizability => "linearizability",
             Self::Progress => "progress",
             Self::SameReplies => "same-replies",
+            Self::SameState => "same-state",
             Self::Workload => "workload",
             Self::Panic => "panic",
         }

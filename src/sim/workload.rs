@@ -1,7 +1,9 @@
 //! What an embedder brings into the world, and a state machine to try it with.
 
+use std::io::{self, Read, Write};
+
 use super::Rng;
-use crate::state_machine::StateMachine;
+use crate::state_machine::{Snapshot, StateMachine};
 use crate::types::Entry;
 
 /// A state machine to be run in the world, what clients propose to it, and what must hold of it.
@@ -12,7 +14,8 @@ pub trait Workload {
     /// The state machine.
     type Machine: StateMachine<Reply: Clone + PartialEq + std::fmt::Debug>;
 
-    /// An empty state machine. Each node begins with one, and again after each restart.
+    /// An empty state machine. Each node begins with one, and again after each restart; then it is restored from
+    /// the node's newest snapshot, if there is one.
     fn machine(&self) -> Self::Machine;
 
     /// What a client proposes next. All that is random in it must come from `rng`.
@@ -30,6 +33,13 @@ pub trait Workload {
     ) -> Result<(), String> {
         let _ = (proposal, reply);
         Ok(())
+    }
+
+    /// A number that is the same for equal states, and hardly ever for others. With it the world holds each state
+    /// against what its entries alone lead to, also what comes back from a snapshot; without it, only replies.
+    fn digest(&self, machine: &Self::Machine) -> Option<u64> {
+        let _ = machine;
+        None
     }
 
     /// Looks at a node's state machine, each time it has applied entries.
@@ -62,6 +72,24 @@ impl StateMachine for Chain {
         };
         entries.iter().map(apply).collect()
     }
+
+    fn freeze(&self) -> Option<impl Snapshot> {
+        let (count, link) = self.state;
+        Some(move |out: &mut dyn Write| {
+            out.write_all(&count.to_le_bytes())?;
+            out.write_all(&link.to_le_bytes())
+        })
+    }
+
+    fn restore(&mut self, _: u32, from: &mut dyn Read) -> io::Result<()> {
+        let mut number = || {
+            let mut bytes = [0; 8];
+            from.read_exact(&mut bytes)?;
+            io::Result::Ok(u64::from_le_bytes(bytes))
+        };
+        self.state = (number()?, number()?);
+        Ok(())
+    }
 }
 
 /// Proposals of all sizes to a [`Chain`], most of them small.
@@ -73,6 +101,11 @@ impl Workload for Chains {
 
     fn machine(&self) -> Chain {
         Chain::default()
+    }
+
+    fn digest(&self, machine: &Chain) -> Option<u64> {
+        let (count, link) = machine.state;
+        Some(link.wrapping_add(count))
     }
 
     fn proposal(&mut self, rng: &mut Rng) -> Vec<u8> {

@@ -13,7 +13,8 @@ use super::inject::Flapping;
 use super::mail::Incoming;
 use super::network::Network;
 use super::operator::Operator;
-use super::process::Process;
+use super::process::{Cargo, Process};
+use super::snapshots::{Plight, Reference};
 use super::trace::What;
 use super::violation::{Property, Violated, Violation};
 use super::{Outcome, Rng, Scenario, Workload};
@@ -55,6 +56,8 @@ pub(super) struct Node<M> {
     pub(super) is_out: bool,
     /// How the process ends in the middle of its next sync.
     pub(super) doomed: Option<super::inject::Doom>,
+    /// What happens to the next snapshot that it writes or fetches.
+    pub(super) plight: Option<Plight>,
 }
 
 /// Something to come.
@@ -67,7 +70,10 @@ pub(super) enum Event {
     Transmit(usize, u64),
     Apply(usize, u64),
     Rest(usize, u64),
+    Keep(usize, u64),
+    Kept(usize, u64),
     Deliver(usize, Box<Incoming>),
+    Carry(usize, NodeId, Cargo),
     Start(usize, u64),
     Fault(Planned),
     Heal(Vec<(usize, usize)>),
@@ -121,8 +127,11 @@ pub(super) struct World<'a, W: Workload> {
     pub(super) operator: Operator,
     pub(super) workload: W,
     pub(super) replies: Vec<Option<Reply<W>>>,
+    pub(super) reference: Reference<W>,
     /// Whom clients take for the leader.
     believed: usize,
+    /// A bit of some snapshot was turned, and others may have fetched it.
+    pub(super) was_flipped: bool,
     /// Faults are over: when they ended.
     calm: Option<u64>,
     /// The last committed entry when faults ended, and when the first later one was acknowledged.
@@ -154,6 +163,7 @@ impl<'a, W: Workload> World<'a, W> {
             is_damaged: false,
             is_out: false,
             doomed: None,
+            plight: None,
         };
         let nodes = (0..count).map(node).collect();
         Ok(Self {
@@ -171,9 +181,11 @@ impl<'a, W: Workload> World<'a, W> {
             happened: Vec::new(),
             clients: Clients::default(),
             operator: Operator::default(),
+            reference: Reference::new(&workload),
             workload,
             replies: Vec::new(),
             believed: 0,
+            was_flipped: false,
             calm: None,
             last_disturbed: LogIndex::ZERO,
             proven: None,
@@ -204,6 +216,8 @@ impl<'a, W: Workload> World<'a, W> {
             committed: checker.last_committed().0,
             changes: self.operator.changes,
             handovers: self.operator.handovers,
+            snapshots: checker.snapshots().0,
+            installs: checker.snapshots().1,
             recovery: self.proven.zip(self.calm).map(|(then, since)| then - since),
             violation: violated.map(|Violated { property, what }| Violation {
                 step: trace.step,
@@ -282,7 +296,7 @@ impl<'a, W: Workload> World<'a, W> {
     /// Until when something cannot happen, because who does it is hung.
     fn postponed(&self, event: &Event) -> Option<u64> {
         let until = match *event {
-            Event::EndSync(node, _) => {
+            Event::EndSync(node, _) | Event::Kept(node, _) => {
                 let node = &self.nodes[node];
                 node.hung_until.max(node.disk_hung_until)
             }
@@ -291,6 +305,7 @@ impl<'a, W: Workload> World<'a, W> {
             | Event::BeginSync(node, _)
             | Event::Transmit(node, _)
             | Event::Apply(node, _)
+            | Event::Keep(node, _)
             | Event::Rest(node, _) => self.nodes[node].hung_until,
             _ => 0,
         };
@@ -307,6 +322,9 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Transmit(node, life) => self.transmit(node, life),
             Event::Apply(node, life) => self.apply(node, life)?,
             Event::Rest(node, life) => self.rest(node, life),
+            Event::Keep(node, life) => self.keep(node, life)?,
+            Event::Kept(node, life) => self.kept(node, life),
+            Event::Carry(node, from, cargo) => self.carry(node, from, cargo),
             Event::Deliver(node, incoming) => {
                 if let Some(process) = &mut self.nodes[node].process {
                     process.mail.incoming.push(*incoming);
@@ -412,11 +430,12 @@ impl<'a, W: Workload> World<'a, W> {
         self.calm = Some(self.now);
         self.last_disturbed = self.watch.checker.last_committed();
         self.network.calm();
+        self.watch.checker.calm();
         for node in 0..self.nodes.len() {
             let now = self.now;
             let at = &mut self.nodes[node];
             (at.hung_until, at.disk_hung_until, at.slow_until) = (now, now, now);
-            (at.is_full, at.doomed) = (false, None);
+            (at.is_full, at.doomed, at.plight) = (false, None, None);
             at.disk.make_room();
             at.disk.spare();
             at.clock.mend(now);

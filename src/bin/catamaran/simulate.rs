@@ -43,6 +43,8 @@ struct Sum {
     changes: u64,
     handovers: u64,
     faults: u64,
+    snapshots: u64,
+    installs: u64,
     tally: Tally,
     /// The longest time from the last fault to the next acknowledgement, in simulated microseconds.
     recovery: u64,
@@ -57,6 +59,8 @@ impl Sum {
         self.changes += outcome.changes;
         self.handovers += outcome.handovers;
         self.faults += outcome.faults.len() as u64;
+        self.snapshots += outcome.snapshots;
+        self.installs += outcome.installs;
         self.recovery = self.recovery.max(outcome.recovery.unwrap_or(0));
         let (sum, one) = (&mut self.tally, outcome.tally);
         sum.acknowledged += one.acknowledged;
@@ -121,6 +125,8 @@ fn json(sum: &Sum, per_s: f64) -> String {
         .number("elections", sum.elections)
         .number("changes_of_members", sum.changes)
         .number("handovers", sum.handovers)
+        .number("snapshots", sum.snapshots)
+        .number("snapshots_installed", sum.installs)
         .number("acknowledged", sum.tally.acknowledged)
         .number("refused", sum.tally.refused)
         .number("unknown", sum.tally.unknown)
@@ -152,6 +158,8 @@ fn text(sum: &Sum, per_s: f64, seconds: f64) -> String {
         changes,
         handovers,
         faults,
+        snapshots,
+        installs,
         tally,
         recovery,
         ..
@@ -170,6 +178,7 @@ fn text(sum: &Sum, per_s: f64, seconds: f64) -> String {
          {faults} faults beside those of messages, {elections} elections, a leader again after {recovery} ms \
          at most\n\
          {changes} changes of members done, leadership handed over {handovers} times\n\
+         {snapshots} snapshots, of which {installs} took the place of a log\n\
          {acknowledged} proposals acknowledged, {refused} refused, {unknown} left unknown (of which \
          {unknown_applied} were applied), {reads} reads"
     )

@@ -86,11 +86,12 @@ pub(in crate::sim) fn is_quorum(roster: &Roster, agrees: impl Fn(NodeId) -> bool
     majority(roster.voters()) && (roster.outgoing().is_empty() || majority(roster.outgoing()))
 }
 
-impl Checker {
-    fn shadow(&self, id: NodeId) -> Option<&Shadow> {
-        self.nodes.get(place(LogIndex(id.0)).checked_sub(1)?)
-    }
+/// Where a node stands among all.
+fn place_of(id: NodeId) -> Option<usize> {
+    place(LogIndex(id.0)).checked_sub(1)
+}
 
+impl Checker {
     /// The configuration that counts on a node now.
     fn counts(&self, node: usize) -> Option<LogId> {
         self.rosters.last(|id| self.nodes[node].has(id))
@@ -103,12 +104,14 @@ impl Checker {
 
     /// The last committed configuration.
     pub(in crate::sim) fn members(&self) -> &Roster {
-        let committed = |id: LogId| {
-            let entry = place(id.index).checked_sub(1);
-            let entry = entry.and_then(|at| self.committed.get(at));
-            entry.is_some_and(|entry| entry.term == id.term)
-        };
+        let committed = |id| self.is_committed(id);
         self.rosters.get(self.rosters.last(committed))
+    }
+
+    /// The last committed configuration up to `index`.
+    pub(super) fn config_at(&self, index: LogIndex) -> LogId {
+        let before = |id: LogId| id.index <= index && self.is_committed(id);
+        self.rosters.last(before).unwrap_or_default()
     }
 
     /// All configurations that the cluster may have to go by: the last committed one, and those that count on
@@ -144,7 +147,7 @@ impl Checker {
             return Ok(());
         }
         let roster = self.rosters.get(self.rosters.counted[node]);
-        let has = |id| self.shadow(id).is_some_and(|copy| copy.has_durably(entry));
+        let has = |id| place_of(id).is_some_and(|at| self.has_durably(at, entry));
         if !is_quorum(roster, has) {
             let copies = (0..self.nodes.len()).map(id_of).filter(|id| has(*id));
             let copies: Vec<u64> = copies.map(|id| id.0).collect();
@@ -178,16 +181,15 @@ impl Checker {
     /// A node that lacks this entry and whose log is up to date enough for a quorum's votes (section 5.4.1), as
     /// the configuration in that log has it.
     fn rival(&self, entry: LogId) -> Option<usize> {
-        let rivals = self.nodes.iter().enumerate();
-        let mut rivals = rivals.filter(|(_, rival)| !rival.has_durably(entry));
-        let rival = rivals.find(|(_, rival)| {
-            let roster = self.rosters.last(|id| rival.has_durably(id));
-            let votes = |voter: &Shadow| voter.last_durable() <= rival.last_durable();
+        let mut rivals = (0..self.nodes.len()).filter(|&rival| !self.has_durably(rival, entry));
+        rivals.find(|&rival| {
+            let roster = self.rosters.last(|id| self.has_durably(rival, id));
+            let last = self.last_durable(rival);
+            let votes = |voter: usize| self.last_durable(voter) <= last;
             is_quorum(self.rosters.get(roster), |id| {
-                self.shadow(id).is_some_and(votes)
+                place_of(id).is_some_and(votes)
             })
-        });
-        rival.map(|(at, _)| at)
+        })
     }
 
     pub(super) fn elected(&mut self, node: usize, term: Term) -> Checked {
@@ -291,7 +293,7 @@ impl Checker {
             Body::TimeoutNow => {
                 let last = LogIndex(shadow.staged.len() as u64);
                 let last = LogId::new(term_at(&shadow.staged, last).unwrap_or_default(), last);
-                let whole = self.shadow(to).is_some_and(|to| to.has_durably(last));
+                let whole = place_of(to).is_some_and(|to| self.has_durably(to, last));
                 let roster = self.roster(node);
                 if whole && roster.voters().contains(&to) {
                     return Ok(());

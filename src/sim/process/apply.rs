@@ -7,13 +7,13 @@ use super::super::violation::Property;
 use super::{Halt, Process};
 use crate::driver::next_batch;
 use crate::state_machine::StateMachine;
-use crate::types::{Bytes, Entry, EntryKind, LogIndex};
+use crate::types::{Entry, EntryKind};
 
 /// An entry that was applied.
 pub(in crate::sim) struct Applied<R> {
-    pub(in crate::sim) index: LogIndex,
     pub(in crate::sim) number: u64,
-    pub(in crate::sim) payload: Bytes,
+    /// As the state machine saw it.
+    pub(in crate::sim) entry: Entry,
     pub(in crate::sim) reply: R,
 }
 
@@ -28,8 +28,10 @@ impl<M: StateMachine> Process<M> {
         watch: &mut Watch,
     ) -> Result<Vec<Applied<M::Reply>>, Halt> {
         let mut applied = Vec::new();
+        self.restore(watch)?;
         if self.applied < self.committed {
-            let batch = next_batch(&self.reader, self.applied, self.committed, limits)?;
+            let upto = self.committed.min(self.snapshots.limit(self.applied));
+            let batch = next_batch(&self.reader, self.applied, upto, limits)?;
             for entry in &batch {
                 watch.checker.applied(self.node, entry)?;
             }
@@ -43,6 +45,7 @@ impl<M: StateMachine> Process<M> {
                 self.applied = last.index;
                 watch.trace.add(Some(self.id), What::Applied(last.index));
             }
+            self.freeze(&batch, watch)?;
         }
         let upto = self.applied;
         for (_, read) in self.ready.extract_if(.., |(index, _)| *index <= upto) {
@@ -68,9 +71,8 @@ impl<M: StateMachine> Process<M> {
         }
         for ((entry, stripped), reply) in entries.iter().zip(stripped).zip(replies) {
             applied.push(Applied {
-                index: entry.id.index,
                 number: number_of(&entry.payload).unwrap_or(u64::MAX),
-                payload: stripped.payload,
+                entry: stripped,
                 reply,
             });
             if let Some(slot) = self.replies.take(entry.id) {
