@@ -22,14 +22,23 @@ pub struct Options {
     /// About how many payload bytes one append message carries, at least one entry. Default 1 MiB; 1 KiB
     /// to 64 MiB.
     pub max_append_bytes: usize,
-    /// How many append messages may be on their way to one follower. Default 64; 1 to 4,096.
+    /// How many append messages may be on their way to one follower; how many bytes, [`Options::memory_bytes`]
+    /// says. Default 64; 1 to 4,096.
     pub max_inflight_appends: usize,
-    /// How many proposals and reads may wait in memory; beyond it callers are told `Overloaded`. Default
-    /// 65,536; 1 to 16,777,216.
-    pub max_pending: usize,
-    /// How many bytes of proposals may wait in memory; beyond it callers are told `Overloaded`. A single
-    /// larger one is taken. Default 256 MiB; 1 byte to 64 GiB.
-    pub max_pending_bytes: usize,
+    /// How many bytes of entries and requests a node holds in memory, each counted with 256 bytes beside its own.
+    /// Default 512 MiB; 64 KiB to 1 TiB. Give all members the same. Of these bytes,
+    ///
+    /// - a half is for proposals and reads from the call to the answer, so for all that is not committed yet;
+    ///   full, callers are told `Overloaded`;
+    /// - a quarter is for what is written to the log and not durable yet; full, the node waits for its disk, as
+    ///   if it hung: others do not hear of it meanwhile, and elect another leader;
+    /// - a quarter is for messages of others that wait to be looked at, and for those that are; full, more are
+    ///   dropped, and come again;
+    /// - an eighth, of *its* memory, may be on its way to each follower; full, it is sent more when it has
+    ///   acknowledged some.
+    ///
+    /// None of them keeps a single one out that is larger, so the most is this and the largest of each.
+    pub memory_bytes: u64,
     /// After how many applied entries a snapshot is due, or None (thesis, section 5.1.3). Each member takes it
     /// at the same entries, the multiples of this, unless the one before is still being written. Default
     /// 100,000; at least 1.
@@ -82,8 +91,7 @@ impl Default for Options {
             max_append_entries: 4_096,
             max_append_bytes: 1 << 20,
             max_inflight_appends: 64,
-            max_pending: 65_536,
-            max_pending_bytes: 256 << 20,
+            memory_bytes: 512 << 20,
             snapshot_entries: Some(100_000),
             snapshot_bytes: Some(1 << 30),
             snapshot_rate: 64 << 20,
@@ -98,6 +106,35 @@ impl Default for Options {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
     options: Options,
+}
+
+/// What an entry of so many bytes, or a request, takes of [`Options::memory_bytes`]: what is kept beside the bytes
+/// themselves is not free, and of small ones there may be many.
+pub(crate) const fn memory_of(bytes: usize) -> u64 {
+    bytes as u64 + 256
+}
+
+/// The shares of [`Options::memory_bytes`].
+impl Config {
+    /// Of proposals and reads that are not answered.
+    pub(crate) const fn request_bytes(&self) -> u64 {
+        self.options.memory_bytes / 2
+    }
+
+    /// Of what is written to the log and not durable.
+    pub(crate) const fn backlog_bytes(&self) -> u64 {
+        self.options.memory_bytes / 4
+    }
+
+    /// Of messages that wait to be looked at. As many may be looked at meanwhile.
+    pub(crate) const fn incoming_bytes(&self) -> u64 {
+        self.options.memory_bytes / 8
+    }
+
+    /// Of entries on their way to one follower, whose messages these are.
+    pub(crate) const fn inflight_bytes(&self) -> u64 {
+        self.incoming_bytes()
+    }
 }
 
 impl std::ops::Deref for Config {
@@ -161,10 +198,10 @@ impl TryFrom<Options> for Config {
             "from 1 to 4,096",
         )?;
         check(
-            "max_pending",
-            o.max_pending,
-            (1, 1 << 24),
-            "from 1 to 16,777,216",
+            "memory_bytes",
+            o.memory_bytes,
+            (64 << 10, 1 << 40),
+            "from 64 KiB to 1 TiB",
         )?;
         for (option, every) in [
             ("snapshot_entries", o.snapshot_entries),

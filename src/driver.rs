@@ -7,14 +7,20 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod fetch;
+mod handover;
+mod members;
 mod restore;
 mod snapshots;
 
 pub(crate) use fetch::{Fetcher, Transfer};
+pub(crate) use handover::{Handed, Handover};
+pub(crate) use members::Members;
 pub(crate) use restore::{RestoreError, restore};
 pub(crate) use snapshots::{Frozen, Schedule};
 
+use crate::config::memory_of;
 use crate::log::{LogReader, NewEntry, decode_membership};
+use crate::raft::Raft;
 use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
 use crate::snapshot::{Configuration, Meta, Whole};
@@ -22,12 +28,6 @@ use crate::types::{
     Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Member, Membership, Roster, Staged,
     TermRun, WriteSeq,
 };
-
-mod handover;
-mod members;
-
-pub(crate) use handover::{Handed, Handover};
-pub(crate) use members::Members;
 
 /// What a step's event carries that consensus does not see.
 pub(crate) enum Carried<'a> {
@@ -112,6 +112,22 @@ pub(crate) fn new_entries<'a>(
         "consensus asked for {count} entries where {} came in",
         entries.len()
     ))
+}
+
+/// What a write's entries take of a node's memory.
+pub(crate) fn memory_of_all(entries: &[NewEntry<'_>]) -> u64 {
+    let each = entries.iter().map(|entry| memory_of(entry.payload.len()));
+    each.sum()
+}
+
+/// Tells consensus how large the entries are that the log had when it was opened.
+pub(crate) fn weigh_log(raft: &mut Raft, reader: &LogReader) {
+    let mut prev = reader.before().index;
+    for (last, bytes) in reader.sizes() {
+        let beside = last.since(prev).saturating_mul(memory_of(0));
+        raft.weigh(prev, last, bytes.saturating_add(beside));
+        prev = last;
+    }
 }
 
 /// Holds the log's number of a write against the one that consensus gave it: durability goes by it.

@@ -184,23 +184,23 @@ fn a_read_sees_every_write_acknowledged_before_it() {
 fn what_is_over_a_limit_is_refused_by_its_name() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options {
-        max_entry_bytes: 100,
-        max_pending: 2,
+        max_entry_bytes: 40_000,
+        memory_bytes: 64 << 10,
         ..small()
     };
     let node = Node::builder(NodeId(1), dir.path())
         .options(options)
         .start(Journal::default());
     let node = node.unwrap();
-    let refused = node.propose(vec![0; 101]).map(drop).unwrap_err();
+    let refused = node.propose(vec![0; 40_001]).map(drop).unwrap_err();
     assert_eq!(
         refused,
         Error::TooLarge {
-            bytes: 101,
-            limit: 100
+            bytes: 40_001,
+            limit: 40_000
         }
     );
-    // Two reads hold the apply thread and the whole budget.
+    // A read holds the apply thread, and with it half of the memory is taken, which is all there is for both.
     let (release, held) = mpsc::channel::<()>();
     let (entered, inside) = mpsc::channel();
     let first = node.read_later(move |_| {
@@ -208,8 +208,8 @@ fn what_is_over_a_limit_is_refused_by_its_name() {
         held.recv().unwrap();
     });
     inside.recv().unwrap();
-    let second = node.propose("x").unwrap();
-    assert_eq!(node.propose("y").map(drop).unwrap_err(), Error::Overloaded);
+    let second = node.propose(vec![0; (32 << 10) - 2 * 256]).unwrap();
+    assert_eq!(node.propose("").map(drop).unwrap_err(), Error::Overloaded);
     release.send(()).unwrap();
     first.unwrap().wait().unwrap();
     assert_eq!(second.wait(), Ok(1));

@@ -1,4 +1,4 @@
-//! A node whose peers are the test: what leaves it and when, against what its disk has.
+//! What leaves a node and when, against what its disk has.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,244 +8,19 @@
 
 #[path = "support/held_disk.rs"]
 mod held_disk;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/peers.rs"]
+mod peers;
 
-use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::sync::Arc;
 
-use catamaran::raft::message::{AppendOutcome, Body, Message};
-use catamaran::sim::SimDisk;
-use catamaran::snapshot::Ask;
-use catamaran::transport::{Connect, Context, Inbox, Incoming, Transport, TransportError};
-use catamaran::types::{EntryRange, TermRun};
-use catamaran::{
-    Entry, EntryKind, Error, LogId, LogIndex, Member, Node, NodeId, Options, StateMachine, Term,
-};
-use held_disk::HeldDisk;
-
-/// Long enough for anything that is going to happen at all.
-const PATIENCE: Duration = Duration::from_secs(60);
-const A: NodeId = NodeId(1);
-const B: NodeId = NodeId(2);
-const C: NodeId = NodeId(3);
-/// The entry that every member begins with.
-const FIRST: LogId = LogId::new(Term(1), LogIndex(1));
-
-/// Replies with how many it has applied; lets go of its token when it is dropped.
-struct Count {
-    applied: usize,
-    _token: Arc<()>,
-}
-
-impl StateMachine for Count {
-    type Reply = usize;
-
-    fn apply(&mut self, entries: &[Entry]) -> Vec<usize> {
-        let before = self.applied;
-        self.applied += entries.len();
-        (before + 1..=self.applied).collect()
-    }
-}
-
-/// The other side of a node's transport: both of its peers.
-struct Peers {
-    inbox: Arc<dyn Inbox>,
-    sent: mpsc::Receiver<(NodeId, Message)>,
-    /// All that has left the node, as far as it was looked at.
-    seen: Vec<(NodeId, Message)>,
-}
-
-struct Wire {
-    out: mpsc::Sender<(NodeId, Message)>,
-    inbox: mpsc::Sender<Arc<dyn Inbox>>,
-}
-
-impl Connect for Wire {
-    fn connect(self: Box<Self>, context: Context) -> Result<Arc<dyn Transport>, TransportError> {
-        self.inbox.send(context.inbox).unwrap();
-        Ok(Arc::new(Out(self.out)))
-    }
-}
-
-struct Out(mpsc::Sender<(NodeId, Message)>);
-
-impl Transport for Out {
-    fn send(&self, to: NodeId, message: Message) {
-        let _ = self.0.send((to, message));
-    }
-
-    fn ask(&self, _: NodeId, _: Ask) {}
-
-    fn answer(&self, _: NodeId, _: Ask) {}
-
-    fn close(&self) {}
-}
-
-impl Peers {
-    fn say(&self, from: NodeId, term: u64, body: Body) {
-        self.say_with(from, term, body, Vec::new());
-    }
-
-    fn say_with(&self, from: NodeId, term: u64, body: Body, entries: Vec<Entry>) {
-        let message = Message {
-            term: Term(term),
-            body,
-        };
-        self.inbox.deliver(Incoming {
-            from,
-            message,
-            entries,
-        });
-    }
-
-    /// The next message that leaves the node.
-    fn next(&mut self) -> Message {
-        let (to, message) = self.sent.recv_timeout(PATIENCE).unwrap();
-        self.seen.push((to, message.clone()));
-        message
-    }
-
-    /// Waits until a message that says so has left.
-    fn wait_for(&mut self, body: &Body) {
-        while !self.has_seen(body) {
-            self.next();
-        }
-    }
-
-    /// Waits until the raft thread has done with all it was told.
-    fn fence(&mut self) {
-        let last = LogId::ORIGIN;
-        self.say(C, 0, Body::PreVote { last });
-        while self.next().body != (Body::PreVoteReply { granted: false }) {}
-    }
-
-    /// Waits until an append whose last entry is this one has left.
-    fn wait_for_append_of(&mut self, index: u64) {
-        loop {
-            if let Body::Append { range, .. } = self.next().body
-                && range.last.index == LogIndex(index)
-                && !range.is_empty()
-            {
-                return;
-            }
-        }
-    }
-
-    fn has_seen(&mut self, body: &Body) -> bool {
-        self.seen.extend(self.sent.try_iter());
-        self.seen.iter().any(|(_, message)| message.body == *body)
-    }
-
-    /// Hands the node leadership, so that it need not wait for an election timeout, and gives it every vote;
-    /// its term once it leads and both have its no-op, which is entry 2.
-    fn elect(&mut self) -> u64 {
-        let heartbeat = Body::Append {
-            range: EntryRange::empty(FIRST),
-            runs: Vec::new(),
-            commit: LogIndex(0),
-            round: 0,
-        };
-        self.say(B, 2, heartbeat);
-        self.say(B, 2, Body::TimeoutNow);
-        loop {
-            let Message { term, body } = self.next();
-            match body {
-                Body::HandoverVote { .. } => self.say(B, term.0, Body::VoteReply { granted: true }),
-                Body::Append { range, round, .. } => {
-                    for from in [B, C] {
-                        self.say(from, term.0, matched(range.last.index.0, round));
-                    }
-                    return term.0;
-                }
-                _ => {}
-            }
-        }
-    }
-}
-
-fn matched(upto: u64, round: u64) -> Body {
-    let outcome = AppendOutcome::Matched {
-        upto: LogIndex(upto),
-    };
-    Body::AppendReply { outcome, round }
-}
-
-/// An append behind `prev` of these entries, all of the term of `last`.
-fn append(
-    prev: LogId,
-    entries: &[(EntryKind, &str)],
-    term: u64,
-    commit: u64,
-) -> (Body, Vec<Entry>) {
-    let entry = |((kind, payload), index): (&(EntryKind, &str), u64)| Entry {
-        id: LogId::new(Term(term), LogIndex(index)),
-        kind: *kind,
-        payload: (*payload).into(),
-    };
-    let entries: Vec<_> = entries.iter().zip(prev.index.0 + 1..).map(entry).collect();
-    let last = entries.last().map_or(prev, |entry| entry.id);
-    let runs = vec![TermRun {
-        term: Term(term),
-        first: prev.index.next(),
-    }];
-    let body = Body::Append {
-        range: EntryRange { prev, last },
-        runs,
-        commit: LogIndex(commit),
-        round: 0,
-    };
-    (body, entries)
-}
-
-struct World {
-    node: Node<Count>,
-    peers: Peers,
-    disk: HeldDisk,
-    token: Arc<()>,
-}
-
-/// Node 1 of three. It stands for no election by itself while a test runs, nor steps down.
-fn start() -> World {
-    let disk = HeldDisk::new(SimDisk::new(1));
-    let (out, sent) = mpsc::channel();
-    let (inbox, connected) = mpsc::channel();
-    let member = |id| Member {
-        id: NodeId(id),
-        addr: format!("node-{id}"),
-        client_addr: String::new(),
-    };
-    let token = Arc::new(());
-    let machine = Count {
-        applied: 0,
-        _token: Arc::clone(&token),
-    };
-    let node = Node::builder(A, "/node")
-        .bootstrap([1, 2, 3].map(member))
-        .transport(Wire { out, inbox })
-        .options(Options {
-            election_timeout: Duration::from_secs(3_600),
-            segment_bytes: 1 << 20,
-            max_entry_bytes: 64 << 10,
-            ..Options::default()
-        })
-        .disk(Arc::new(disk.clone()))
-        .start(machine)
-        .unwrap();
-    let peers = Peers {
-        inbox: connected.recv().unwrap(),
-        sent,
-        seen: Vec::new(),
-    };
-    World {
-        node,
-        peers,
-        disk,
-        token,
-    }
-}
+use catamaran::raft::message::Body;
+use catamaran::{EntryKind, Error, LogId, LogIndex, Term};
+use peers::{B, C, FIRST, PATIENCE, append, matched, patient, start};
 
 #[test]
 fn a_vote_leaves_only_after_its_fdatasync() {
-    let mut world = start();
+    let mut world = start(patient());
     let granted = Body::VoteReply { granted: true };
     world.disk.hold();
     world.peers.say(B, 5, Body::Vote { last: FIRST });
@@ -258,7 +33,7 @@ fn a_vote_leaves_only_after_its_fdatasync() {
 
 #[test]
 fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
-    let mut world = start();
+    let mut world = start(patient());
     world.disk.hold();
     let (body, entries) = append(FIRST, &[(EntryKind::Normal, "one")], 2, 0);
     world.peers.say_with(B, 2, body, entries);
@@ -280,7 +55,7 @@ fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
 
 #[test]
 fn a_vote_whose_fdatasync_fails_never_leaves_and_stops_the_node() {
-    let mut world = start();
+    let mut world = start(patient());
     world.disk.fail();
     world.peers.say(B, 5, Body::Vote { last: FIRST });
     // Told when the threads have ended.
@@ -294,7 +69,7 @@ fn a_vote_whose_fdatasync_fails_never_leaves_and_stops_the_node() {
 
 #[test]
 fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
-    let mut world = start();
+    let mut world = start(patient());
     let term = world.peers.elect();
     world.disk.hold();
     let proposal = world.node.propose("x").unwrap();
@@ -314,7 +89,7 @@ fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
 /// Whatever a message says: the entry that took a proposal's place is not its reply.
 #[test]
 fn a_proposal_is_answered_by_its_own_entry_alone() {
-    let mut world = start();
+    let mut world = start(patient());
     let term = world.peers.elect();
     let mut proposal = world.node.propose("mine").unwrap();
     world.peers.wait_for_append_of(3);
@@ -329,7 +104,7 @@ fn a_proposal_is_answered_by_its_own_entry_alone() {
 
 #[test]
 fn a_shutdown_joins_every_thread() {
-    let mut world = start();
+    let mut world = start(patient());
     world.peers.elect();
     world.node.propose("x").map(drop).unwrap();
     world.node.shutdown().unwrap();

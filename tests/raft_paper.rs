@@ -17,6 +17,8 @@ mod clients;
 mod elections;
 #[path = "raft_paper/leases.rs"]
 mod leases;
+#[path = "raft_paper/limits.rs"]
+mod limits;
 #[path = "raft_paper/members.rs"]
 mod members;
 #[path = "raft_paper/pipeline.rs"]

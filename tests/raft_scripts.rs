@@ -12,7 +12,7 @@
 //! | `timeout 1` | time goes on until the timer of 1 is due, and only that one fires |
 //! | `elect 1` | the same, and all that comes of it, of which only the end is told |
 //! | `pass 200` | so many milliseconds go by, in which no timer fires |
-//! | `propose 1 3`, `read 1`, `transfer 1 2` | clients ask |
+//! | `propose 1 3 900`, `read 1`, `transfer 1 2` | clients ask: here 1, for three entries of 900 bytes together |
 //! | `deliver`, `drop`, `duplicate`, `reverse` | what is on its way: all of it, or `1->2`, `1->`, `->2`, `1->2 1` (the first one); `deliver` alone goes on with what comes of it |
 //! | `cut 1 2`, `isolate 1`, `heal` | a network that loses what it takes |
 //! | `slow 1`, `sync 1 2`, `fast 1` | writes that are durable only when it is said, here two of them |

@@ -92,6 +92,13 @@ impl LogReader {
         }
     }
 
+    /// About how many bytes the entries take: of some of them, ascending, and the last among these, the bytes from
+    /// the one before up to it.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(LogIndex, u64)> {
+        self.wal.sizes()
+    }
+
     /// The terms of all entries, as runs.
     #[must_use]
     pub fn runs(&self) -> Vec<TermRun> {

@@ -110,6 +110,7 @@ impl Raft {
         let last = self.log.last().index;
         let before = self.log.before().index;
         let (max_inflight, max_entries) = (self.max_inflight, self.max_entries);
+        let max_bytes = self.max_inflight_bytes;
         loop {
             let Role::Leader(leader) = &mut self.role else {
                 return;
@@ -125,6 +126,25 @@ impl Raft {
                 return;
             }
             let upto = prev.plus(max_entries).min(last);
+            if upto == prev {
+                return;
+            }
+            // What was sent and not acknowledged is counted anew each time: so nothing is left of it when an
+            // append is refused or lost, or another leads.
+            let sizes = self.log.sizes();
+            let inflight = match &peer.flow {
+                Flow::Replicate { .. } => sizes.between(peer.matched, prev),
+                Flow::Probe { .. } | Flow::Snapshot { .. } => 0,
+            };
+            let room = max_bytes.saturating_sub(inflight);
+            if room == 0 {
+                return;
+            }
+            let upto = match sizes.fitting(prev, upto, room) {
+                // A larger one goes alone.
+                none if none == prev && inflight == 0 => prev.next(),
+                fitting => fitting,
+            };
             if upto == prev {
                 return;
             }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 
+use super::sizes::Sizes;
 use crate::types::{EntryRange, LogId, LogIndex, Term, TermRun, WriteSeq};
 
 /// The log without its bytes.
@@ -17,6 +18,7 @@ pub(super) struct LogView {
     /// Writes under way, oldest first, and the last of the entries that each still holds. Their entries
     /// follow each other without a gap, beginning behind `durable`.
     staged: VecDeque<(WriteSeq, LogIndex)>,
+    sizes: Sizes,
 }
 
 impl LogView {
@@ -33,6 +35,7 @@ impl LogView {
             runs,
             durable: last.index,
             staged: VecDeque::new(),
+            sizes: Sizes::new(before.index),
         }
     }
 
@@ -51,6 +54,15 @@ impl LogView {
 
     pub(super) const fn durable(&self) -> LogIndex {
         self.durable
+    }
+
+    pub(super) const fn sizes(&self) -> &Sizes {
+        &self.sizes
+    }
+
+    /// The entries in `(prev, last]`, which the log has, take so many bytes.
+    pub(super) fn weigh(&mut self, prev: LogIndex, last: LogIndex, bytes: u64) {
+        self.sizes.add(prev, last.min(self.last.index), bytes);
     }
 
     /// The term of the entry at `index`, or of the place before the first.
@@ -148,6 +160,7 @@ impl LogView {
         self.last = LogId::new(term, keep);
         self.runs.retain(|run| run.first <= keep);
         self.durable = self.durable.min(keep);
+        self.sizes.truncate(keep);
         for (_, last) in &mut self.staged {
             *last = keep.min(*last);
         }
@@ -161,6 +174,7 @@ impl LogView {
         };
         self.before = LogId::new(term, upto);
         self.durable = self.durable.max(upto);
+        self.sizes.compact(upto);
         let first = upto.next();
         let begun = self.runs.partition_point(|run| run.first <= first);
         self.runs.drain(..begun.saturating_sub(1));
@@ -177,6 +191,7 @@ impl LogView {
         self.last = last;
         self.runs.clear();
         self.durable = last.index;
+        self.sizes = Sizes::new(last.index);
         for (_, staged) in &mut self.staged {
             *staged = last.index.min(*staged);
         }

@@ -5,7 +5,8 @@
 //! seed and the same events it does the same. It follows the paper "In Search of an Understandable
 //! Consensus Algorithm" and Ongaro's thesis, with these particulars:
 //!
-//! - **Metadata only.** Entries are ranges and runs of terms here; their bytes never come in.
+//! - **Metadata only.** Entries are ranges and runs of terms here; their bytes never come in, only
+//!   [how many](Raft::weigh) they are.
 //! - **Promises wait for the disk.** Whatever says "I have this entry", "you have my vote" or "I am in
 //!   this term" is released only [`After`](event::Release::After) the write that makes it true. A leader
 //!   sends entries while it writes them, and counts itself only once they are durable (thesis, 10.2.1).
@@ -55,6 +56,7 @@ mod progress;
 mod quorum;
 mod reads;
 mod rng;
+mod sizes;
 mod snapshot;
 mod transfer;
 
@@ -92,6 +94,7 @@ pub struct Raft {
     election_timeout: Duration,
     heartbeat_interval: Duration,
     max_inflight: usize,
+    max_inflight_bytes: u64,
     max_entries: u64,
     /// Entries that are kept though a snapshot has them in it.
     trailing: u64,
@@ -210,6 +213,7 @@ impl Raft {
             election_timeout: config.election_timeout,
             heartbeat_interval: config.heartbeat_interval,
             max_inflight: config.max_inflight_appends,
+            max_inflight_bytes: config.inflight_bytes(),
             max_entries: config.max_append_entries,
             trailing: config.trailing_entries,
             term,
@@ -303,6 +307,13 @@ impl Raft {
             durable: self.log.durable(),
             last: self.log.last(),
         }
+    }
+
+    /// Takes note that the entries in `(prev, last]`, which the log has, take so many bytes. Said of each write
+    /// once it is made, and at the start of what the log has: what was not said counts nothing towards
+    /// [`Options::memory_bytes`](crate::config::Options::memory_bytes).
+    pub fn weigh(&mut self, prev: LogIndex, last: LogIndex, bytes: u64) {
+        self.log.weigh(prev, last, bytes);
     }
 
     /// Leaves time out, for who explores every state: no timer has begun, nobody was heard, and writes are

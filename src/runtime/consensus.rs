@@ -9,10 +9,11 @@ use super::apply::{ApplyQueue, ReadJob};
 use super::mailbox::{Command, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
-use super::writer::LogJob;
+use super::writer::{Ended, LogJob, LogQueue};
+use crate::config::memory_of;
 use crate::driver::{
     Carried, Handed, Handover, Members, Proposals, Reads, Transfer, config_of, configs_in,
-    new_entries, rosters, same_write,
+    memory_of_all, new_entries, rosters, same_write,
 };
 use crate::log::Log;
 use crate::raft::Raft;
@@ -21,9 +22,14 @@ use crate::snapshot::{SnapshotStore, Whole};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
 use crate::types::{
-    Bytes, Change, LogId, LogIndex, Member, Membership, NodeId, Staged, Term, Time, WriteSeq,
+    Bytes, Change, EntryRange, LogId, LogIndex, Member, Membership, NodeId, Staged, Term, Time,
+    WriteSeq,
 };
 use crate::wal::WalError;
+
+fn ended(_: Ended) -> String {
+    "the log thread has ended".to_owned()
+}
 
 /// The raft thread's own state.
 pub(super) struct Consensus<M: StateMachine> {
@@ -32,13 +38,15 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) origin: Instant,
     pub(super) log: Log,
     pub(super) mailbox: Arc<Mailbox<M, M::Reply>>,
-    pub(super) writer: Sender<LogJob>,
+    pub(super) writer: LogQueue,
     pub(super) apply: Arc<ApplyQueue<M>>,
     pub(super) snapshots: SnapshotStore,
     pub(super) transfers: Sender<Transfer>,
     pub(super) transport: Arc<dyn Transport>,
     pub(super) progress: Arc<Progress>,
     pub(super) members: Members<Slot<Membership>>,
+    /// How many bytes are proposed in one step, at least one entry.
+    pub(super) portion: u64,
     pub(super) proposals: Proposals<Slot<M::Reply>>,
     pub(super) reads: Reads<ReadJob<M>>,
     /// Who waits for leadership to go over to another node.
@@ -127,12 +135,31 @@ impl<M: StateMachine> Consensus<M> {
         Ok(())
     }
 
-    /// Proposes all of them in one step. Their slots are kept once the entries are in the log.
+    /// Proposes all of them, in as few steps as the backlog of the log has room for. Their slots are kept once the
+    /// entries are in the log.
     fn propose(&mut self, proposals: &mut Vec<Proposed<M::Reply>>) -> Result<(), String> {
-        let (payloads, mut slots): (Vec<Bytes>, Vec<Slot<M::Reply>>) = proposals
-            .drain(..)
-            .map(|proposed| (proposed.payload, proposed.slot))
-            .unzip();
+        let mut left = proposals.drain(..).peekable();
+        while left.peek().is_some() {
+            let some = left.len().min(1_024);
+            let (mut payloads, mut slots) = (Vec::with_capacity(some), Vec::with_capacity(some));
+            let mut bytes = 0;
+            while let Some(Proposed { payload, slot }) =
+                left.next_if(|next| bytes == 0 || bytes + next.bytes() <= self.portion)
+            {
+                bytes += memory_of(payload.len());
+                payloads.push(payload);
+                slots.push(slot);
+            }
+            self.propose_portion(&payloads, slots)?;
+        }
+        Ok(())
+    }
+
+    fn propose_portion(
+        &mut self,
+        payloads: &[Bytes],
+        mut slots: Vec<Slot<M::Reply>>,
+    ) -> Result<(), String> {
         let event = Event::Propose {
             count: payloads.len() as u64,
         };
@@ -145,7 +172,7 @@ impl<M: StateMachine> Consensus<M> {
                     let taken = persist
                         .entries
                         .filter(|new| new.source == Source::Proposals);
-                    self.persist(&persist, &Carried::Proposals(&payloads))?;
+                    self.persist(&persist, &Carried::Proposals(payloads))?;
                     if let Some(new) = taken {
                         self.proposals.keep(&new, std::mem::take(&mut slots));
                     }
@@ -241,7 +268,7 @@ impl<M: StateMachine> Consensus<M> {
             }
             Effect::Compact { seq, upto } => {
                 let staged = self.log.wal().drop_prefix(upto);
-                self.sync(seq, staged)?;
+                self.sync(seq, staged, 0)?;
             }
             Effect::Install { seq, last } => self.install(seq, last, carried)?,
             Effect::Fetch { from, last } => self.pass_on(Transfer::Offer { from, last }),
@@ -271,7 +298,7 @@ impl<M: StateMachine> Consensus<M> {
         // First, so that who cannot read on knows why.
         self.apply.install(Arc::clone(whole));
         let staged = self.log.restart(last);
-        self.sync(seq, staged)?;
+        self.sync(seq, staged, 0)?;
         for slot in self.members.reset(*index, membership.clone()) {
             slot.complete(Err(Error::OutcomeUnknown));
         }
@@ -287,10 +314,15 @@ impl<M: StateMachine> Consensus<M> {
     fn persist(&mut self, persist: &Persist, carried: &Carried<'_>) -> Result<(), String> {
         let noted = self.members.note(persist, carried, self.raft.roster());
         let entries = new_entries(persist, carried, &noted.config)?;
+        let bytes = memory_of_all(&entries);
+        self.writer.make_room(bytes).map_err(ended)?;
         let staged = self
             .log
             .stage(persist.hard_state, persist.truncate_from, &entries);
-        self.sync(persist.seq, staged)?;
+        self.sync(persist.seq, staged, bytes)?;
+        if let Some(EntryRange { prev, last }) = persist.entries.map(|new| new.range) {
+            self.raft.weigh(prev.index, last.index, bytes);
+        }
         if noted.moved {
             self.show_members();
         }
@@ -298,10 +330,15 @@ impl<M: StateMachine> Consensus<M> {
     }
 
     /// Has a write made durable, which consensus knows by this number.
-    fn sync(&self, core: WriteSeq, staged: Result<Staged, WalError>) -> Result<(), String> {
+    fn sync(
+        &self,
+        core: WriteSeq,
+        staged: Result<Staged, WalError>,
+        bytes: u64,
+    ) -> Result<(), String> {
         let staged = staged.map_err(|error| error.to_string())?;
         same_write(core, staged)?;
-        self.queue(LogJob::Sync(staged))
+        self.queue(LogJob::Sync(staged, bytes))
     }
 
     fn release_lent(&self) {
@@ -319,9 +356,7 @@ impl<M: StateMachine> Consensus<M> {
     }
 
     fn queue(&self, job: LogJob) -> Result<(), String> {
-        self.writer
-            .send(job)
-            .map_err(|_| "the log thread has ended".to_owned())
+        self.writer.send(job).map_err(ended)
     }
 
     fn commit(&mut self, index: LogIndex) {

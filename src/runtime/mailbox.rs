@@ -1,8 +1,8 @@
 //! Where the raft thread finds its work: one lock, emptied whole.
 //!
 //! What queued while the last step ran is the next step, so batching needs no timer. Every part is
-//! bounded: proposals, reads and commands by the permit that each holds, messages by number and bytes (full: they
-//! are dropped, and Raft retries), the log's progress by being one value.
+//! bounded: proposals, reads and commands by the permit that each holds, messages and pieces of snapshots by number
+//! and bytes (full: they are dropped, and Raft retries), the log's progress by being one value.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -11,15 +11,13 @@ use parking_lot::{Condvar, Mutex};
 
 use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
+use crate::config::memory_of;
 use crate::snapshot::{Ask, Piece, Whole};
 use crate::transport::{Inbox, Incoming};
 use crate::types::{Bytes, Change, Durable, LogId, Member, Membership, NodeId};
 
 /// Messages that may wait; beyond it they are dropped.
 const MAX_INCOMING: usize = 4_096;
-/// Payload bytes of waiting messages; beyond it they are dropped, but one always has room.
-const MAX_INCOMING_BYTES: usize = 64 << 20;
-
 /// Asks and pieces of snapshots that may wait, of each; beyond it they are dropped. Every member has one under
 /// way.
 const MAX_TRANSFERS: usize = 64;
@@ -28,6 +26,13 @@ const MAX_TRANSFERS: usize = 64;
 pub(super) struct Proposed<R> {
     pub(super) payload: Bytes,
     pub(super) slot: Slot<R>,
+}
+
+impl<R> Proposed<R> {
+    /// What it takes of the node's memory.
+    pub(super) fn bytes(&self) -> u64 {
+        memory_of(self.payload.len())
+    }
 }
 
 /// Something asked of consensus itself, not of the state machine.
@@ -66,7 +71,8 @@ pub(super) struct Mail<S, R> {
     pub(super) proposals: Vec<Proposed<R>>,
     pub(super) reads: Vec<ReadJob<S>>,
     pub(super) commands: Vec<Command>,
-    incoming_bytes: usize,
+    /// What the messages and pieces take of the node's memory.
+    incoming_bytes: u64,
 }
 
 impl<S, R> Default for Mail<S, R> {
@@ -87,6 +93,17 @@ impl<S, R> Default for Mail<S, R> {
 }
 
 impl<S, R> Mail<S, R> {
+    /// Whether messages of others may take so much more than they do, of `most`. One alone always may; if so, it
+    /// is counted.
+    fn has_room(&mut self, more: u64, most: u64) -> bool {
+        let after = self.incoming_bytes.saturating_add(more);
+        let room = self.incoming_bytes == 0 || after <= most;
+        if room {
+            self.incoming_bytes = after;
+        }
+        room
+    }
+
     fn is_empty(&self) -> bool {
         self.durable.is_none()
             && self.snapshot.is_none()
@@ -103,6 +120,8 @@ impl<S, R> Mail<S, R> {
 pub(super) struct Mailbox<S, R> {
     queued: Mutex<Queued<S, R>>,
     arrived: Condvar,
+    /// Of messages and pieces that wait; beyond it they are dropped, but one always has room.
+    max_incoming_bytes: u64,
 }
 
 struct Queued<S, R> {
@@ -112,7 +131,7 @@ struct Queued<S, R> {
 }
 
 impl<S, R> Mailbox<S, R> {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(max_incoming_bytes: u64) -> Self {
         let queued = Queued {
             mail: Mail::default(),
             stopped: None,
@@ -120,6 +139,7 @@ impl<S, R> Mailbox<S, R> {
         Self {
             queued: Mutex::new(queued),
             arrived: Condvar::new(),
+            max_incoming_bytes,
         }
     }
 
@@ -215,17 +235,13 @@ impl<S, R> Mailbox<S, R> {
 
 impl<S: Send + 'static, R: Send + 'static> Inbox for Mailbox<S, R> {
     fn deliver(&self, incoming: Incoming) {
-        let bytes: usize = incoming
-            .entries
-            .iter()
-            .map(|entry| entry.payload.len())
-            .sum();
+        let entries = incoming.entries.iter();
+        let bytes: u64 = entries.map(|entry| memory_of(entry.payload.len())).sum();
+        let bytes = bytes.max(memory_of(0));
+        let most = self.max_incoming_bytes;
         // A message to a stopped node is lost like one to a dead node.
         let _ = self.put(|mail| {
-            let bytes_fit =
-                mail.incoming_bytes == 0 || mail.incoming_bytes + bytes <= MAX_INCOMING_BYTES;
-            if mail.incoming.len() < MAX_INCOMING && bytes_fit {
-                mail.incoming_bytes += bytes;
+            if mail.incoming.len() < MAX_INCOMING && mail.has_room(bytes, most) {
                 mail.incoming.push(incoming);
             }
         });
@@ -240,8 +256,9 @@ impl<S: Send + 'static, R: Send + 'static> Inbox for Mailbox<S, R> {
     }
 
     fn answered(&self, from: NodeId, piece: Piece) {
+        let (bytes, most) = (memory_of(piece.bytes.len()), self.max_incoming_bytes);
         let _ = self.put(|mail| {
-            if mail.pieces.len() < MAX_TRANSFERS {
+            if mail.pieces.len() < MAX_TRANSFERS && mail.has_room(bytes, most) {
                 mail.pieces.push((from, piece));
             }
         });
@@ -257,6 +274,8 @@ mod tests {
     use parking_lot::const_mutex;
 
     type Numbers = Mailbox<(), u32>;
+
+    const MOST: u64 = 1 << 20;
 
     fn incoming(payload: Option<&Bytes>) -> Incoming {
         let entry = |payload: &Bytes| Entry {
@@ -282,7 +301,7 @@ mod tests {
     }
 
     fn proposed() -> (Proposed<u32>, Proposal<u32>) {
-        let permit = Arc::new(Budget::new(1, 1)).take(1).unwrap();
+        let permit = Arc::new(Budget::new(1)).take(1).unwrap();
         let (slot, proposal) = promise(permit);
         let payload = Bytes::default();
         (Proposed { payload, slot }, proposal)
@@ -290,7 +309,7 @@ mod tests {
 
     #[test]
     fn messages_beyond_the_number_that_may_wait_are_dropped() {
-        let mailbox = Numbers::new();
+        let mailbox = Numbers::new(MOST);
         for _ in 0..2 {
             for _ in 0..MAX_INCOMING + 10 {
                 mailbox.deliver(incoming(None));
@@ -301,9 +320,9 @@ mod tests {
 
     #[test]
     fn messages_beyond_the_bytes_that_may_wait_are_dropped_but_for_one_alone() {
-        let payload = Bytes::from(vec![0; MAX_INCOMING_BYTES / 2]);
-        let large = Bytes::from(vec![0; MAX_INCOMING_BYTES + 1]);
-        let mailbox = Numbers::new();
+        let payload = Bytes::from(vec![0; MOST as usize / 2 - 256]);
+        let large = Bytes::from(vec![0; MOST as usize]);
+        let mailbox = Numbers::new(MOST);
         let mut mail = Mail::default();
         for _ in 0..3 {
             for _ in 0..5 {
@@ -323,7 +342,7 @@ mod tests {
 
     #[test]
     fn what_queued_when_the_mailbox_stops_was_not_taken() {
-        let mailbox = Numbers::new();
+        let mailbox = Numbers::new(MOST);
         let (first, waits) = proposed();
         mailbox.propose(first).unwrap();
         let told = Arc::new(const_mutex(None));

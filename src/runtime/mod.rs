@@ -16,16 +16,24 @@
 //!                 SNAPSHOT thread                  writes it; RAFT then has the log let go of what is before
 //! ```
 //!
-//! | queue | bound | full |
+//! What holds bytes, and what it means when one is full. The shares are of
+//! [`Options::memory_bytes`](crate::config::Options::memory_bytes), and a single one that is larger has room.
+//!
+//! | where | bound | full |
 //! |---|---|---|
-//! | to RAFT, proposals and reads | `max_pending`, `max_pending_bytes` over all stages | `Overloaded` |
+//! | proposals and reads, from the call to the answer: to RAFT, not committed, to APPLY | a half | `Overloaded` |
 //! | to RAFT, commands | 64 | `Overloaded` |
-//! | to RAFT, messages | 4,096 and 64 MiB | dropped, Raft retries |
+//! | to RAFT, messages and pieces of snapshots | an eighth; 4,096, and 64 pieces | dropped, they come again |
+//! | in RAFT, the mail that it looks at | as much again | it looks at that first |
 //! | to RAFT, progress of the log | one value | never |
-//! | to LOG | 4,096 | RAFT waits for the disk |
+//! | to LOG, and in its sync: what is written and not durable | a quarter; 4,096 writes and promises | RAFT waits for the disk |
 //! | to SNAPSHOT | one frozen state; 16 offers and pieces | the next is due later; dropped, they come again |
-//! | to APPLY | what holds a permit | never |
-//! | to a peer | the transport's | dropped, Raft retries |
+//! | in APPLY, a batch | 4 MiB, at least one entry | the rest is read after it |
+//! | to a peer: messages, whose entries stay in the log until they are sent | the transport's | dropped, Raft retries |
+//! | on the way to a peer, which is *its* memory | an eighth; `max_inflight_appends` | sent when it has acknowledged some |
+//!
+//! So a follower that takes nothing costs its leader a few numbers. What it lacks is in the log, or, once that was
+//! compacted, in the snapshot; both are files.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
@@ -34,7 +42,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 
-use crate::config::Config;
+use crate::config::{Config, memory_of};
 use crate::driver::{self, Fetcher, Handover, Members, Placed, Proposals, Reads, Replies};
 use crate::log::{Log, LogReader, Recovered};
 use crate::raft::event::{RoleName, Status};
@@ -65,7 +73,7 @@ use source::LogSource;
 use writer::Writer;
 
 /// Commands that may wait for their end.
-const MAX_COMMANDS: usize = 64;
+const MAX_COMMANDS: u64 = 64;
 /// How long a node that is shut down waits for another to take the lead, at the most.
 const HANDOVER: Duration = Duration::from_secs(1);
 /// Offers and pieces of snapshots that may wait for the snapshot thread. Full: they are dropped, and come again.
@@ -95,6 +103,7 @@ pub(crate) struct Runtime<M: StateMachine> {
     mailbox: Arc<Mailbox<M, M::Reply>>,
     apply: Arc<ApplyQueue<M>>,
     progress: Arc<Progress>,
+    /// What proposals and reads take until they are answered.
     budget: Arc<Budget>,
     commands: Arc<Budget>,
     handover: Duration,
@@ -146,7 +155,7 @@ impl<M: StateMachine> Runtime<M> {
         let rosters = driver::rosters(&configs);
         let members = Members::new(configs, &contacts);
         let membership = members.current().cloned().unwrap_or_default();
-        let mailbox = Arc::new(Mailbox::new());
+        let mailbox = Arc::new(Mailbox::new(config.incoming_bytes()));
         let transport: Arc<dyn Transport> = match connect {
             None => Arc::new(Alone),
             Some(connect) => connect.connect(Context {
@@ -174,7 +183,8 @@ impl<M: StateMachine> Runtime<M> {
             seed,
             life,
         };
-        let raft = Raft::new(&config, boot, Time::default());
+        let mut raft = Raft::new(&config, boot, Time::default());
+        driver::weigh_log(&mut raft, &reader);
         let progress = Arc::new(Progress::new(raft.status(), membership));
         let applied = snapshots.last().map_or(LogIndex::ZERO, |last| last.index);
         progress.committed(applied);
@@ -185,8 +195,8 @@ impl<M: StateMachine> Runtime<M> {
             mailbox: Arc::clone(&mailbox),
             apply: Arc::clone(&apply),
             progress: Arc::clone(&progress),
-            budget: Arc::new(Budget::new(config.max_pending, config.max_pending_bytes)),
-            commands: Arc::new(Budget::new(MAX_COMMANDS, usize::MAX)),
+            budget: Arc::new(Budget::new(config.request_bytes())),
+            commands: Arc::new(Budget::new(MAX_COMMANDS)),
             // Given up after one timeout; the other half is for the other's election.
             handover: HANDOVER.min(config.election_timeout * 2),
             reader: reader.clone(),
@@ -201,7 +211,7 @@ impl<M: StateMachine> Runtime<M> {
         let origin = Instant::now();
         let fetcher = Fetcher::new(snapshots.clone(), &config);
         let (offers, transfers) = bounded(TRANSFERS);
-        let (queue, jobs) = writer::queue();
+        let (queue, jobs) = writer::queue(config.backlog_bytes());
         let writer = Writer {
             jobs,
             wal: log.wal().clone(),
@@ -230,6 +240,7 @@ impl<M: StateMachine> Runtime<M> {
             transport: Arc::clone(&transport),
             progress,
             members,
+            portion: config.backlog_bytes().min(config.max_append_bytes as u64),
             proposals: Proposals::new(),
             reads: Reads::new(),
             handover: Handover::new(config.election_timeout),
@@ -300,7 +311,10 @@ impl<M: StateMachine> Runtime<M> {
         if bytes > limit {
             return Err(Error::TooLarge { bytes, limit });
         }
-        let permit = self.budget.take(bytes).ok_or(Error::Overloaded)?;
+        let permit = self
+            .budget
+            .take(memory_of(bytes))
+            .ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
         let sent = self.mailbox.propose(Proposed { payload, slot });
         sent.map(|()| proposal)
@@ -333,7 +347,7 @@ impl<M: StateMachine> Runtime<M> {
         &self,
         read: impl FnOnce(&M, LogIndex) -> R + Send + 'static,
     ) -> Result<(ReadJob<M>, Proposal<R>), Error> {
-        let permit = self.budget.take(0).ok_or(Error::Overloaded)?;
+        let permit = self.budget.take(memory_of(0)).ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
         let job = move |seen: Result<(&M, LogIndex), Error>| {
             slot.complete(seen.map(|(machine, applied)| read(machine, applied)));
@@ -350,7 +364,7 @@ impl<M: StateMachine> Runtime<M> {
     }
 
     fn command<R>(&self, command: impl FnOnce(Slot<R>) -> Command) -> Result<Proposal<R>, Error> {
-        let permit = self.commands.take(0).ok_or(Error::Overloaded)?;
+        let permit = self.commands.take(1).ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
         let sent = self.mailbox.command(command(slot));
         sent.map(|()| proposal)

@@ -4,7 +4,7 @@ use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -108,33 +108,28 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
-/// How much may wait in memory: a number of proposals, and their bytes.
+/// How much may be under way. Two atomic operations for each: one as it comes, one as it goes.
 pub(crate) struct Budget {
-    count: AtomicUsize,
-    bytes: AtomicUsize,
-    max_count: usize,
-    max_bytes: usize,
+    taken: AtomicU64,
+    most: u64,
 }
 
 impl Budget {
-    pub(crate) const fn new(max_count: usize, max_bytes: usize) -> Self {
+    pub(crate) const fn new(most: u64) -> Self {
         Self {
-            count: AtomicUsize::new(0),
-            bytes: AtomicUsize::new(0),
-            max_count,
-            max_bytes,
+            taken: AtomicU64::new(0),
+            most,
         }
     }
 
-    /// Room for one more of `bytes`, until the permit is dropped. One alone always has room.
-    pub(crate) fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
-        let count = self.count.fetch_add(1, Ordering::Relaxed);
-        let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
+    /// Room for so much more, until the permit is dropped. One alone always has room.
+    pub(crate) fn take(self: &Arc<Self>, amount: u64) -> Option<Permit> {
+        let before = self.taken.fetch_add(amount, Ordering::Relaxed);
         let permit = Permit {
             budget: Arc::clone(self),
-            bytes,
+            amount,
         };
-        let fits = count < self.max_count && (before == 0 || before + bytes <= self.max_bytes);
+        let fits = before == 0 || before.saturating_add(amount) <= self.most;
         fits.then_some(permit)
     }
 }
@@ -142,13 +137,12 @@ impl Budget {
 /// Room in a [`Budget`], given back when dropped.
 pub(crate) struct Permit {
     budget: Arc<Budget>,
-    bytes: usize,
+    amount: u64,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.count.fetch_sub(1, Ordering::Relaxed);
-        self.budget.bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.budget.taken.fetch_sub(self.amount, Ordering::Relaxed);
     }
 }
 
@@ -161,10 +155,11 @@ pub struct Proposal<R> {
     cell: Arc<Cell<R>>,
 }
 
-/// The other end of a [`Proposal`]. Dropped without a result, it gives `OutcomeUnknown`.
+/// The other end of a [`Proposal`]. Dropped without a result, it gives `OutcomeUnknown`. Who has the result finds
+/// the room given back.
 pub(crate) struct Slot<R> {
     cell: Arc<Cell<R>>,
-    _permit: Permit,
+    permit: Option<Permit>,
 }
 
 struct Cell<R> {
@@ -186,20 +181,22 @@ pub(crate) fn promise<R>(permit: Permit) -> (Slot<R>, Proposal<R>) {
     });
     let slot = Slot {
         cell: Arc::clone(&cell),
-        _permit: permit,
+        permit: Some(permit),
     };
     (slot, Proposal { cell })
 }
 
 impl<R> Slot<R> {
     /// Gives the result, and wakes who waits for it.
-    pub(crate) fn complete(self, result: Result<R, Error>) {
+    pub(crate) fn complete(mut self, result: Result<R, Error>) {
+        drop(self.permit.take());
         self.cell.complete(result);
     }
 }
 
 impl<R> Drop for Slot<R> {
     fn drop(&mut self) {
+        drop(self.permit.take());
         self.cell.complete(Err(Error::OutcomeUnknown));
     }
 }
@@ -299,12 +296,12 @@ mod tests {
     use super::*;
     use std::task::Wake;
 
-    fn budget(count: usize, bytes: usize) -> Arc<Budget> {
-        Arc::new(Budget::new(count, bytes))
+    fn budget(most: u64) -> Arc<Budget> {
+        Arc::new(Budget::new(most))
     }
 
     fn pair() -> (Slot<u32>, Proposal<u32>) {
-        promise(budget(1, 1).take(1).unwrap())
+        promise(budget(1).take(1).unwrap())
     }
 
     #[test]
@@ -339,7 +336,7 @@ mod tests {
         assert_eq!(proposal.wait(), Err(Error::OutcomeUnknown));
     }
 
-    struct Count(AtomicUsize);
+    struct Count(AtomicU64);
 
     impl Wake for Count {
         fn wake(self: Arc<Self>) {
@@ -349,9 +346,7 @@ mod tests {
 
     #[test]
     fn the_task_that_polled_last_is_woken() {
-        let tasks: Vec<_> = (0..2)
-            .map(|_| Arc::new(Count(AtomicUsize::new(0))))
-            .collect();
+        let tasks: Vec<_> = (0..2).map(|_| Arc::new(Count(AtomicU64::new(0)))).collect();
         let (slot, mut proposal) = pair();
         for task in &tasks {
             let waker = Waker::from(Arc::clone(task));
@@ -365,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_future_is_woken_once_when_the_reply_is_there() {
-        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let count = Arc::new(Count(AtomicU64::new(0)));
         let waker = Waker::from(Arc::clone(&count));
         let mut context = Context::from_waker(&waker);
         let (slot, mut proposal) = pair();
@@ -380,23 +375,43 @@ mod tests {
 
     #[test]
     fn a_full_budget_refuses_until_something_ends() {
-        let by_count = budget(2, 1_000);
-        let first = by_count.take(1).unwrap();
-        let _second = by_count.take(1).unwrap();
-        assert!(by_count.take(1).is_none(), "a third");
-        drop(first);
-        assert!(by_count.take(1).is_some(), "after one has ended");
-        let by_bytes = budget(10, 100);
-        let large = by_bytes.take(500).unwrap();
+        let budget = budget(100);
+        let large = budget.take(500).unwrap();
         assert!(
-            by_bytes.take(1).is_none(),
+            budget.take(1).is_none(),
             "beside one that is over the limit by itself"
         );
         drop(large);
-        let most = by_bytes.take(60).unwrap();
-        assert!(by_bytes.take(41).is_none(), "both would be over the limit");
-        assert!(by_bytes.take(40).is_some());
+        let most = budget.take(60).unwrap();
+        assert!(budget.take(41).is_none(), "both would be over the limit");
+        let rest = budget.take(40).unwrap();
+        assert!(budget.take(1).is_none());
         drop(most);
-        assert!(by_bytes.take(100).is_some());
+        assert!(budget.take(60).is_some(), "after one has ended");
+        drop(rest);
+        assert!(budget.take(500).is_some(), "alone again");
+    }
+
+    #[test]
+    fn whatever_a_slot_comes_to_gives_its_room_back() {
+        let budget = budget(10);
+        let full = || promise::<u32>(budget.take(10).unwrap());
+        for end in 0..3 {
+            let (slot, proposal) = full();
+            assert!(budget.take(1).is_none());
+            match end {
+                0 => slot.complete(Ok(7)),
+                1 => slot.complete(Err(Error::Overloaded)),
+                _ => drop(slot),
+            }
+            // Whoever keeps the reply keeps no room.
+            drop(full());
+            drop(proposal);
+        }
+        let (slot, proposal) = full();
+        drop(proposal);
+        assert!(budget.take(1).is_none(), "the proposal is under way still");
+        drop(slot);
+        drop(full());
     }
 }

@@ -168,6 +168,7 @@ impl Scenario {
         options.trailing_entries = [0, 3, 30, 1_000][drawn_index(&mut rng)];
         options.snapshot_rate = [4 << 10, 64 << 10, 1 << 20, 64 << 20][drawn_index(&mut rng)];
         scenario.piece_bytes = [20, 70, 150, 4 << 10][drawn_index(&mut rng)];
+        options.memory_bytes = [64 << 10, 128 << 10, 1 << 20, 512 << 20][drawn_index(&mut rng)];
         scenario
     }
 }

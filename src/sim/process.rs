@@ -23,14 +23,14 @@ use super::trace::{Said, Seats, What};
 use super::violation::Violated;
 use crate::driver::{
     Carried, Handover, Members, Proposals, Reads, Replies, RestoreError, configs_in, in_parts,
-    new_entries, read_to_send, restore, rosters, same_write,
+    memory_of_all, new_entries, read_to_send, restore, rosters, same_write, weigh_log,
 };
 use crate::log::{Log, LogReader};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, Source, Status};
 use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
-use crate::types::{Bytes, Durable, Entry, LogId, LogIndex, NodeId, Staged, Time};
+use crate::types::{Bytes, Durable, Entry, EntryRange, LogId, LogIndex, NodeId, Staged, Time};
 
 mod apply;
 mod members;
@@ -143,13 +143,15 @@ impl<M: StateMachine> Process<M> {
             seed: birth.seed,
             life: birth.seed,
         };
-        let raft = Raft::new(&birth.config, boot, birth.now);
+        let reader = log.reader();
+        let mut raft = Raft::new(&birth.config, boot, birth.now);
+        weigh_log(&mut raft, &reader);
         let process = Self {
             node: birth.node,
             id,
             committed: raft.pointers().committed,
             raft,
-            reader: log.reader(),
+            reader,
             log,
             machine,
             mail: Mail::default(),
@@ -393,6 +395,10 @@ impl<M: StateMachine> Process<M> {
         let staged = staged.map_err(|error| error.to_string())?;
         same_write(persist.seq, staged)?;
         self.jobs.push_back(Job::Sync(staged));
+        if let Some(EntryRange { prev, last }) = persist.entries.map(|new| new.range) {
+            let bytes = memory_of_all(&entries);
+            self.raft.weigh(prev.index, last.index, bytes);
+        }
         if let Some(from) = from {
             watch.trace.add(Some(self.id), What::Truncated(from));
         }

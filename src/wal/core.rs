@@ -541,6 +541,17 @@ impl Core {
         sealed.map(|span| (Arc::clone(&span.segment), span.is_sealed()))
     }
 
+    /// The last live entry of each segment that has any, and the bytes of the segment.
+    pub(super) fn sizes(&self) -> Vec<(LogIndex, u64)> {
+        let spans = self.index.spans.iter();
+        let live = spans.filter_map(|span| Some((span, span.live(self.index.floor)?)));
+        live.map(|(span, (_, last))| {
+            let active = span.segment.sequence == self.active.sequence;
+            (last, if active { self.end } else { span.segment.size })
+        })
+        .collect()
+    }
+
     /// Whether a segment is part of the log still.
     pub(super) fn holds(&self, sequence: u64) -> bool {
         let mut spans = self.index.spans.iter();

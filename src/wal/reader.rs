@@ -129,6 +129,13 @@ impl WalReader {
             .collect()
     }
 
+    /// How many bytes of files the log's entries take, segment by segment: the last entry of each, ascending, and
+    /// the bytes up to it from the one before. What else the segment holds is counted to its entries.
+    #[must_use]
+    pub fn sizes(&self) -> Vec<(LogIndex, u64)> {
+        self.core.lock().sizes()
+    }
+
     /// The entries of a range, in order; the first that fails ends it.
     #[must_use]
     pub fn range(&self, range: RangeInclusive<LogIndex>) -> Entries {

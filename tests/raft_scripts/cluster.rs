@@ -107,6 +107,7 @@ impl Cluster {
                     let drift_ppm = parse(value)?;
                     self.options.lease_reads = Some(ClockBound { drift_ppm });
                 }
+                "memory_bytes" => self.options.memory_bytes = parse(value)?,
                 "max_inflight_appends" => self.options.max_inflight_appends = parse(value)?,
                 _ => return Err(format!("which option is {name}?")),
             }
@@ -154,7 +155,10 @@ fn act(net: &mut Net, reads: &mut u64, command: &str, words: &mut Words<'_>) -> 
             let to = Some(NodeId(words.next()?));
             net.step(id, Event::Transfer { to });
         }
-        "propose" => net.propose(words.next()?, words.next_or(1)?),
+        "propose" => {
+            let (id, count) = (words.next()?, words.next_or(1)?);
+            net.propose_bytes(id, count, words.next_or(0)?);
+        }
         "read" => {
             *reads += 1;
             let read = ReadId(*reads);

@@ -553,7 +553,15 @@ impl Net {
     }
 
     pub(crate) fn propose(&mut self, id: u64, count: u64) {
+        self.propose_bytes(id, count, 0);
+    }
+
+    /// Entries that take so many bytes together.
+    pub(crate) fn propose_bytes(&mut self, id: u64, count: u64, bytes: u64) {
+        let prev = self.at(id).raft.pointers().last.index;
         self.step(NodeId(id), Event::Propose { count });
+        let raft = &mut self.at_mut(id).raft;
+        raft.weigh(prev, raft.pointers().last.index, bytes);
     }
 
     /// The terms in a member's log.

@@ -362,6 +362,43 @@ fn a_full_queue_drops_and_does_not_wait() {
     assert!(queued.unwrap() <= super::QUEUE);
 }
 
+/// Entries are read when their message leaves, so what waits is as small as a vote.
+#[test]
+fn a_peer_that_takes_nothing_costs_no_more_than_its_queue() {
+    let stalled = TcpListener::bind("127.0.0.1:0").unwrap();
+    let a = start(identity(A, 1), bind(), stalled.local_addr().unwrap());
+    let (mut accepted, _) = stalled.accept().unwrap();
+    let mut hello = [0; wire::HELLO_BYTES];
+    accepted.read_exact(&mut hello).unwrap();
+    accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
+    let append = |prev: u64| Message {
+        term: Term(1),
+        body: Body::Append {
+            range: EntryRange {
+                prev: LogId::new(Term(1), LogIndex(prev)),
+                last: LogId::new(Term(1), LogIndex(prev + 5)),
+            },
+            runs: vec![TermRun {
+                term: Term(1),
+                first: LogIndex(prev + 1),
+            }],
+            commit: LogIndex(0),
+            round: 0,
+        },
+    };
+    let queued = || a.transport.running.shared.peers.queued(B).unwrap();
+    let mut sent = 0;
+    while queued() < super::QUEUE {
+        a.transport.send(B, append(sent * 5));
+        sent += 1;
+    }
+    for _ in 0..10 * super::QUEUE {
+        a.transport.send(B, append(sent * 5));
+        assert!(queued() <= super::QUEUE);
+    }
+    a.transport.close();
+}
+
 #[test]
 fn closing_joins_every_thread_even_when_a_peer_hangs() {
     // Accepts, and never reads or answers.
