@@ -5,7 +5,8 @@ use std::fmt;
 use super::Rng;
 
 /// How often each thing goes wrong. The first four are chances of a message, in a thousand; the others
-/// happen so often in ten simulated seconds, all nodes together, on average.
+/// happen so often in ten simulated seconds, all nodes together, on average. The last ones are no faults, but
+/// what those who run a cluster ask of it.
 ///
 /// How long a fault lasts, whom it hits and what it leaves is drawn as it comes; half of those that hit one
 /// node look for the leader.

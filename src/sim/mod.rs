@@ -3,7 +3,8 @@
 //! [`run`] takes a [`Scenario`], a seed and a [`Workload`], and runs a cluster of the shipped consensus and
 //! log in one thread: the disks, the network and the clocks are simulated, all that is random comes from the
 //! seed, and so the same seed gives the same [`Outcome`], always. What goes wrong, and how often, is in
-//! [`Faults`]; what must hold all the same is in [`Property`]. A failure names its step and tells the last
+//! [`Faults`], as is how often somebody asks for other members or another leader; what must hold all the same is
+//! in [`Property`]. A failure names its step and tells the last
 //! ones before it, and [`shrink`] leaves out faults for as long as it stands.
 //!
 //! Bring your own state machine:
@@ -204,7 +205,8 @@ pub struct Outcome {
     /// How many of them took the place of a log.
     pub installs: u64,
     /// How long it took after the last fault until something new was acknowledged, in simulated microseconds;
-    /// none if the run did not come so far.
+    /// none if the run did not come so far, or could not, because the members whose log was not damaged were no
+    /// quorum any more.
     pub recovery: Option<u64>,
     /// What was wrong, if anything was. The run ended there.
     pub violation: Option<Violation>,

@@ -324,7 +324,8 @@ impl<M: StateMachine> Process<M> {
         let (status, pointers) = (self.raft.status(), self.raft.pointers());
         let roster = self.raft.roster();
         let checked = watch.checker.stepped(self.node, status, pointers, roster);
-        Ok(checked?)
+        checked?;
+        self.knows_members()
     }
 
     fn carry_out(

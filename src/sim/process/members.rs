@@ -114,6 +114,16 @@ impl<M: StateMachine> Process<M> {
         Ok(())
     }
 
+    /// What this node knows of its members beside consensus is of the same ones.
+    pub(super) fn knows_members(&self) -> Result<(), Halt> {
+        let (known, counts) = (self.membership(), self.raft.roster());
+        if known.is_none_or(|known| known.roster() == counts) {
+            return Ok(());
+        }
+        let what = format!("node {} goes by {counts:?}, and knows {known:?}", self.id);
+        Err(Property::Membership.violated(what).into())
+    }
+
     /// While a leader hands over it takes no proposals.
     pub(super) fn takes(&self, source: Option<Source>) -> Result<(), Halt> {
         if self.hands_over() && source == Some(Source::Proposals) {
