@@ -124,6 +124,16 @@ impl Checker {
         std::iter::once(self.members()).chain(open).collect()
     }
 
+    /// By how many entries the member that is furthest behind is behind what is committed.
+    pub(in crate::sim) fn lag(&self) -> u64 {
+        let last = self.last_committed().0;
+        let rosters = self.in_force().into_iter();
+        let members = rosters.flat_map(Roster::ids);
+        let shadows = members.filter_map(|id| self.nodes.get(place_of(id)?));
+        let lags = shadows.map(|shadow| last.saturating_sub(shadow.committed.0));
+        lags.max().unwrap_or(0)
+    }
+
     /// A process begins: its log has a configuration that counts, or none.
     pub(super) fn begins(&mut self, node: usize) {
         self.rosters.counted[node] = self.counts(node);
