@@ -156,7 +156,11 @@ impl<W: Workload> World<'_, W> {
         self.watch.trace.add(Some(id_of(node)), What::Unkept);
         match error {
             SnapshotError::Io(_) => Ok(()),
-            SnapshotError::Damaged { .. } if self.was_flipped => Ok(()),
+            SnapshotError::Damaged { .. } | SnapshotError::NotASnapshot { .. }
+                if self.was_flipped =>
+            {
+                Ok(())
+            }
             error => Err(Property::Snapshot.violated(format!(
                 "node {} gives up a snapshot that nobody damaged: {error}",
                 id_of(node)
