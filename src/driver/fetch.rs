@@ -211,7 +211,7 @@ mod tests {
                 ..Options::default()
             };
             let fetcher = Fetcher::new(ours, &Config::try_from(options).unwrap());
-            let mut bench = Self {
+            let bench = Self {
                 _dir: dir,
                 theirs,
                 fetcher,
@@ -223,14 +223,18 @@ mod tests {
         }
 
         /// They take a snapshot of four pieces.
-        fn publish(&mut self, index: u64) {
+        fn publish(&self, index: u64) {
+            Self::publish_in(&self.theirs, index);
+        }
+
+        fn publish_in(store: &SnapshotStore, index: u64) {
             let meta = Meta {
                 cluster: ClusterId(1),
                 last: LogId::new(Term(1), LogIndex(index)),
                 configuration: Configuration::default(),
                 state_format: 0,
             };
-            let mut writer = self.theirs.begin(meta).unwrap();
+            let mut writer = store.begin(meta).unwrap();
             writer
                 .write_all(&vec![7; 3 * MAX_PIECE_BYTES + 100])
                 .unwrap();
@@ -383,6 +387,32 @@ mod tests {
             .unwrap()
             .unwrap();
         assert_eq!((piece.id.last, piece.offset), (newest, 0));
+    }
+
+    #[test]
+    fn a_piece_of_another_snapshot_is_passed_over_though_it_would_fit() {
+        let mut bench = Bench::new();
+        bench.offer(A);
+        bench.answered();
+        bench.publish(20);
+        let have = Some((bench.theirs.newest().unwrap().id(), MAX_PIECE_BYTES as u64));
+        let piece = bench.theirs.lend(B, Ask { have }, MAX_PIECE_BYTES);
+        let piece = piece.unwrap().unwrap();
+        bench.take(Transfer::Piece { from: A, piece });
+        bench.pass(500);
+        assert_eq!(bench.answered().1, MAX_PIECE_BYTES as u64);
+    }
+
+    #[test]
+    fn a_snapshot_that_is_older_than_one_taken_meanwhile_is_not_fetched() {
+        let mut bench = Bench::new();
+        bench.offer(A);
+        let [(_, ask)] = bench.asks().try_into().unwrap();
+        let piece = bench.theirs.lend(ME, ask, MAX_PIECE_BYTES);
+        let piece = piece.unwrap().unwrap();
+        Bench::publish_in(&bench.fetcher.store, 15);
+        bench.take(Transfer::Piece { from: A, piece });
+        assert!(bench.fetcher.incoming.is_none());
     }
 
     #[test]

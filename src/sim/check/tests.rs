@@ -5,6 +5,7 @@ use crate::raft::event::{NewEntries, Source};
 use crate::types::EntryRange;
 
 mod rosters;
+mod snapshots;
 
 const FIRST: HardState = HardState {
     term: Term(1),
