@@ -6,9 +6,9 @@ use crate::sim::violation::{Property, Violated};
 use crate::snapshot::Configuration;
 use crate::types::{EntryKind, LogId, LogIndex, Term, WriteSeq};
 
-/// How many snapshots in a row may take the place of a node's log, once nothing fails, before it is sent an entry: one,
-/// and another if the leader changes.
-const IN_A_ROW: u64 = 2;
+/// How many snapshots in a row may take the place of a node's log, once nothing fails, before it is sent an entry: one
+/// that was under way, one of a leader that does not know yet that it was deposed, and one of who leads then.
+const IN_A_ROW: u64 = 3;
 
 fn broken<T>(what: String) -> Result<T, Violated> {
     Err(Property::Snapshot.violated(what))
@@ -285,7 +285,18 @@ impl Checker {
                 return true;
             }
         }
-        false
+        self.has_followed(node, recovered)
+    }
+
+    /// Whether a start that failed may have left the log so: in line with a snapshot that the log did not go through.
+    fn has_followed(&self, node: usize, found: &Recovered) -> bool {
+        let shadow = &self.nodes[node];
+        let last = shadow.snapshot;
+        let writes = shadow.writes.iter().map(|write| write.hard_state);
+        let mut states = std::iter::once(shadow.hard_state).chain(writes);
+        (found.before, found.last) == (last, last)
+            && !shadow.goes_through()
+            && states.any(|state| state == found.hard_state)
     }
 
     /// A write that a snapshot takes the place of entries with is durable.
