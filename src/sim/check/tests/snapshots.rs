@@ -21,6 +21,7 @@ fn applied() -> Checker {
         checker.durable(node, WriteSeq(1));
     }
     lead(&mut checker, 0, 2).unwrap();
+    checker.nodes[0].hard_state = state(2, None);
     for node in 0..2 {
         let leads = is(RoleName::Leader, 2);
         checker.committed(node, id(2, 5), leads).unwrap();
