@@ -289,13 +289,15 @@ impl Checker {
     }
 
     /// Whether a start that failed may have left the log so: in line with a snapshot that the log did not go through.
+    /// That may be a newer one than was ever told of, if the node ended when it had just become durable.
     fn has_followed(&self, node: usize, found: &Recovered) -> bool {
-        let shadow = &self.nodes[node];
-        let last = shadow.snapshot;
+        let (shadow, last) = (&self.nodes[node], found.last);
         let writes = shadow.writes.iter().map(|write| write.hard_state);
         let mut states = std::iter::once(shadow.hard_state).chain(writes);
-        (found.before, found.last) == (last, last)
-            && !shadow.goes_through()
+        found.before == last
+            && last.index >= shadow.snapshot.index
+            && self.is_committed(last)
+            && term_at(&shadow.durable, last.index) != Some(last.term)
             && states.any(|state| state == found.hard_state)
     }
 
