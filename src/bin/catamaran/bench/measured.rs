@@ -1,5 +1,6 @@
 //! What is measured of one side, and for how long before it is the other's turn.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
@@ -41,12 +42,6 @@ impl Measured {
         self.latency.value_at_quantile(quantile) as f64 / 1e3
     }
 
-    /// Takes in what one thread did in the time that all had.
-    pub(super) fn add(&mut self, thread: &Self) -> Result<(), Failure> {
-        self.entries += thread.entries;
-        self.latency.add(&thread.latency).map_err(Failure::runtime)
-    }
-
     /// A turn of the bare device. Each write of the block counts for so many entries.
     pub(super) fn device(
         &mut self,
@@ -67,4 +62,46 @@ impl Measured {
         self.time += start.elapsed();
         Ok(())
     }
+
+    /// A turn of threads that begin together, each of which says what it did.
+    pub(super) fn threads(
+        &mut self,
+        count: usize,
+        thread: impl Fn(&Barrier) -> Result<Self, Failure> + Sync,
+    ) -> Result<(), Failure> {
+        let gate = Barrier::new(count + 1);
+        let (time, threads) = std::thread::scope(|scope| {
+            let threads = (0..count).map(|_| scope.spawn(|| thread(&gate)));
+            let threads: Vec<_> = threads.collect();
+            gate.wait();
+            let start = Instant::now();
+            let threads: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
+            (start.elapsed(), threads)
+        });
+        self.time += time;
+        for thread in threads {
+            let done = thread.map_err(|_| Failure::runtime("a thread panicked"))??;
+            self.entries += done.entries;
+            self.latency.add(&done.latency).map_err(Failure::runtime)?;
+        }
+        Ok(())
+    }
+}
+
+/// Measures both for so long, in turns. Which is first changes, so that neither always follows the other.
+pub(super) fn in_turns(
+    seconds: u64,
+    mut device: impl FnMut() -> Result<(), Failure>,
+    mut ours: impl FnMut() -> Result<(), Failure>,
+) -> Result<(), Failure> {
+    for turn in 0..seconds * 1000 / TURN.as_millis() as u64 {
+        if turn % 2 == 0 {
+            device()?;
+        }
+        ours()?;
+        if turn % 2 == 1 {
+            device()?;
+        }
+    }
+    Ok(())
 }

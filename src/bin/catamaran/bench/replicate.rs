@@ -9,7 +9,7 @@ use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
 use super::clients::{Processes, Target, Threads};
-use super::measured::{Measured, TURN};
+use super::measured::{Measured, TURN, in_turns};
 use super::raw::Raw;
 use super::{below, count};
 use crate::json::Object;
@@ -59,18 +59,12 @@ impl Replicate {
             Box::new(Threads::start(dir, self.nodes, self.segment_bytes)?)
         };
         let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
-        let turns = self.seconds * 1000 / TURN.as_millis() as u64;
         self.commit(&*target, &entry, &mut Measured::new()?)?;
-        for turn in 0..turns {
-            // What is measured first in a round changes, so that neither always follows the other.
-            if turn % 2 == 0 {
-                raw.device(&mut device, &entry, 1)?;
-            }
-            self.commit(&*target, &entry, &mut ours)?;
-            if turn % 2 == 1 {
-                raw.device(&mut device, &entry, 1)?;
-            }
-        }
+        in_turns(
+            self.seconds,
+            || raw.device(&mut device, &entry, 1),
+            || self.commit(&*target, &entry, &mut ours),
+        )?;
         self.report(&ours, &raw);
         Ok(())
     }
@@ -82,21 +76,7 @@ impl Replicate {
         entry: &[u8],
         ours: &mut Measured,
     ) -> Result<(), Failure> {
-        let gate = Barrier::new(self.clients + 1);
-        let (time, clients) = std::thread::scope(|scope| {
-            let clients: Vec<_> = (0..self.clients)
-                .map(|_| scope.spawn(|| self.client(target, entry, &gate)))
-                .collect();
-            gate.wait();
-            let start = Instant::now();
-            let clients: Vec<_> = clients.into_iter().map(|client| client.join()).collect();
-            (start.elapsed(), clients)
-        });
-        ours.time += time;
-        for client in clients {
-            ours.add(&client.map_err(|_| Failure::runtime("a thread panicked"))??)?;
-        }
-        Ok(())
+        ours.threads(self.clients, |gate| self.client(target, entry, gate))
     }
 
     /// Proposes and waits for a turn's time.

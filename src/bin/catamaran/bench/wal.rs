@@ -11,7 +11,7 @@ use catamaran::wal::{self, WalError, WalOptions};
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::measured::{Measured, TURN};
+use super::measured::{Measured, TURN, in_turns};
 use super::raw::Raw;
 use super::{below, count};
 use crate::Failure;
@@ -76,20 +76,14 @@ impl Wal {
             .map_err(Failure::usage)?;
         let entries = (block.len() / self.entry_bytes) as u64;
         let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
-        let turns = self.seconds * 1000 / TURN.as_millis() as u64;
-        // What is measured first in a round changes, so that neither always follows the other.
         let appended = AtomicU64::new(self.fill(&log)?);
         self.append(&log, &appended, &mut Measured::new()?)?;
         let warm = log.syncs();
-        for turn in 0..turns {
-            if turn % 2 == 0 {
-                raw.device(&mut device, &block, entries)?;
-            }
-            self.append(&log, &appended, &mut ours)?;
-            if turn % 2 == 1 {
-                raw.device(&mut device, &block, entries)?;
-            }
-        }
+        in_turns(
+            self.seconds,
+            || raw.device(&mut device, &block, entries),
+            || self.append(&log, &appended, &mut ours),
+        )?;
         let syncs = log.syncs() - warm;
         log.close().map_err(Failure::runtime)?;
         self.report(&ours, &raw, syncs);
@@ -118,22 +112,7 @@ impl Wal {
         appended: &AtomicU64,
         ours: &mut Measured,
     ) -> Result<(), Failure> {
-        let gate = Barrier::new(self.threads + 1);
-        let (time, threads) = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.threads)
-                .map(|_| scope.spawn(|| self.client(log, appended, &gate)))
-                .collect();
-            gate.wait();
-            let start = Instant::now();
-            let threads: Vec<_> = threads.into_iter().map(|thread| thread.join()).collect();
-            (start.elapsed(), threads)
-        });
-        ours.time += time;
-        for client in threads {
-            let client = client.map_err(|_| Failure::runtime("a thread panicked"))??;
-            ours.add(&client)?;
-        }
-        Ok(())
+        ours.threads(self.threads, |gate| self.client(log, appended, gate))
     }
 
     /// Appends and waits for a turn's time.
