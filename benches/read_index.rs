@@ -1,0 +1,111 @@
+//! Linearizable reads on three durable nodes in one process, by a round of heartbeats that all share who wait, on
+//! the leader and on a follower, and by lease; and stale ones beside them.
+//!
+//! `cargo bench --bench read_index`; the directory is `CATAMARAN_BENCH_DIR`, or the system's for temporary
+//! files.
+
+#![allow(clippy::expect_used, reason = "a benchmark fails by panicking")]
+
+#[allow(dead_code, unused_imports, reason = "shared with other benchmarks")]
+#[path = "support/raw.rs"]
+mod raw;
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use catamaran::transport::InMemory;
+use catamaran::{ClockBound, Entry, Error, Member, Node, NodeId, Options, StateMachine};
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use raw::bench_dir;
+
+struct Count(u64);
+
+impl StateMachine for Count {
+    type Reply = ();
+
+    fn apply(&mut self, entries: &[Entry]) -> Vec<()> {
+        self.0 += entries.len() as u64;
+        vec![(); entries.len()]
+    }
+}
+
+/// Three nodes with an entry, the leader first.
+fn start(dir: &Path, lease_reads: Option<ClockBound>) -> Vec<Node<Count>> {
+    let net = InMemory::new();
+    let member = |id| Member {
+        id: NodeId(id),
+        addr: String::new(),
+        client_addr: String::new(),
+    };
+    let members: Vec<Member> = (1..=3).map(member).collect();
+    let options = Options {
+        lease_reads,
+        ..Options::default()
+    };
+    let start = |member: &Member| {
+        Node::builder(member.id, dir.join(member.id.to_string()))
+            .options(options.clone())
+            .bootstrap(members.clone())
+            .transport(net.endpoint())
+            .start(Count(0))
+            .expect("a node")
+    };
+    let mut nodes: Vec<_> = members.iter().map(start).collect();
+    let leader = nodes[0].wait_leader(Duration::from_secs(60));
+    let leader = leader.expect("a leader").id;
+    nodes.sort_by_key(|node| node.status().id != leader);
+    let entry = nodes[0].propose(b"entry").expect("room");
+    entry.wait().expect("a commit");
+    nodes
+}
+
+/// So many reads from so many threads, each waiting for its own.
+fn read_from(clients: u64, reads: u64, read: impl Fn() -> Result<u64, Error> + Sync) -> Duration {
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for _ in 0..clients {
+            scope.spawn(|| {
+                for _ in 0..reads.div_ceil(clients) {
+                    assert_eq!(read().expect("a read"), 1);
+                }
+            });
+        }
+    });
+    start.elapsed()
+}
+
+fn read_index(criterion: &mut Criterion) {
+    let dir = bench_dir();
+    let rounds = start(&dir.path().join("rounds"), None);
+    let bound = ClockBound { drift_ppm: 1_000 };
+    let leases = start(&dir.path().join("leases"), Some(bound));
+    for clients in [1, 64] {
+        let mut group = criterion.benchmark_group(format!("read_index/{clients}_clients"));
+        group.throughput(Throughput::Elements(1));
+        group.sample_size(20);
+        let on = [
+            ("on_the_leader", &rounds[0]),
+            ("on_a_follower", &rounds[1]),
+            ("by_lease", &leases[0]),
+        ];
+        for (name, node) in on {
+            group.bench_function(name, |bench| {
+                bench.iter_custom(|reads| read_from(clients, reads, || node.read(|count| count.0)));
+            });
+        }
+        group.bench_function("stale", |bench| {
+            bench.iter_custom(|reads| {
+                let stale = || {
+                    rounds[0]
+                        .read_stale(|count| count.0)
+                        .map(|(count, _)| count)
+                };
+                read_from(clients, reads, stale)
+            });
+        });
+        group.finish();
+    }
+}
+
+criterion_group!(benches, read_index);
+criterion_main!(benches);
