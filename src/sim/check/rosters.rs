@@ -303,7 +303,9 @@ impl Checker {
             Body::TimeoutNow => {
                 let last = LogIndex(shadow.staged.len() as u64);
                 let last = LogId::new(term_at(&shadow.staged, last).unwrap_or_default(), last);
-                let whole = place_of(to).is_some_and(|to| self.has_durably(to, last));
+                // Who moved on to a later term may have forgotten what it told this leader, and does not heed it.
+                let heeds = |to: usize| self.nodes[to].hard_state.term <= message.term;
+                let whole = place_of(to).is_some_and(|to| !heeds(to) || self.has_durably(to, last));
                 let roster = self.roster(node);
                 if whole && roster.voters().contains(&to) {
                     return Ok(());
