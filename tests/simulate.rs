@@ -157,23 +157,20 @@ impl Workload for CountsCalls {
 #[test]
 fn a_state_machine_whose_replies_differ_is_found_and_its_failure_made_small() {
     let scenario = Scenario::new(2_000);
-    let shrunk = |seed| shrink(&scenario, seed, || CountsCalls).unwrap().unwrap();
-    // It takes no fault at all, though leaving out one by one need not lead there from every seed.
-    let mut smallest = (1..=8).map(|seed| (seed, shrunk(seed)));
-    let smallest = smallest.find(|(_, shrunk)| shrunk.outcome.faults.is_empty());
-    let (seed, shrunk) = smallest.unwrap();
-    let outcome = run(&scenario, seed, CountsCalls).unwrap();
-    let violation = outcome.violation.unwrap();
-    assert_eq!(violation.property, Property::SameReplies);
-    let small = shrunk.outcome.violation.unwrap();
-    assert_eq!(small.property, Property::SameReplies);
-    assert!(!small.trace.is_empty());
-    let again = run(&shrunk.scenario, seed, CountsCalls).unwrap();
-    assert_eq!(
-        again.violation.unwrap(),
-        small,
-        "what is found can be had again"
-    );
+    for seed in 1..=8 {
+        let outcome = run(&scenario, seed, CountsCalls).unwrap();
+        let violation = outcome.violation.unwrap();
+        assert_eq!(violation.property, Property::SameReplies, "seed {seed}");
+        let shrunk = shrink(&scenario, seed, || CountsCalls).unwrap().unwrap();
+        let small = shrunk.outcome.violation.unwrap();
+        assert_eq!(small.property, Property::SameReplies, "seed {seed}");
+        let left = shrunk.outcome.faults;
+        assert!(left.is_empty(), "seed {seed}: it takes no fault at all");
+        assert!(!small.trace.is_empty());
+        let again = run(&shrunk.scenario, seed, CountsCalls).unwrap();
+        let what = format!("seed {seed}: what is found can be had again");
+        assert_eq!(again.violation.unwrap(), small, "{what}");
+    }
 }
 
 /// Does not believe what it is told.

@@ -1,9 +1,8 @@
 //! Reads (thesis, section 6.4).
 //!
 //! A leader notes its commit index, and tells it once a quorum has replied to a round that began after, or at once if
-//! it has a [lease](super::lease). A follower
-//! asks its leader for that index, and tells it once it has committed as far itself. Both share: of the reads of a
-//! node one batch is under way, and those that come meanwhile are the next.
+//! it has a [lease](super::lease). A follower asks its leader for that index, and tells it once it has committed as
+//! far itself. Both share: of the reads of a node one batch is under way, and those that come meanwhile are the next.
 //!
 //! A follower's ask has a number that no other has, of this life or of an earlier one, so that whatever the network
 //! does an answer is taken for no other ask than its own. It is asked again after a heartbeat interval, by the same

@@ -2,8 +2,8 @@
 //!
 //! The leader takes no more proposals, brings one voter's log up to its own, and tells it to campaign at
 //! once. That one asks for votes in the leader's name, so that who sticks to the leader gives its vote all
-//! the same; so the leader has no lease any more. If it has not come to that within an election timeout, the leader goes on as before; the
-//! follower may still win, as any may at any time.
+//! the same; so the leader has no lease any more. If it has not come to that within an election timeout, the
+//! leader goes on as before; the follower may still win, as any may at any time.
 
 use std::cmp::Reverse;
 

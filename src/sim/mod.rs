@@ -117,7 +117,8 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// Three members, two nodes that may join, every fault, and times in which much happens in few steps: an election timeout of 50 ms.
+    /// Three members, two nodes that may join, every fault, and times in which much happens in few steps: an
+    /// election timeout of 50 ms.
     #[must_use]
     pub fn new(steps: u64) -> Self {
         let options = Options {

@@ -55,7 +55,7 @@ struct Search<F> {
 }
 
 impl<W: Workload, F: Fn() -> W> Search<F> {
-    /// Takes the scenario if it fails in the same way.
+    /// Takes the scenario if it fails in the same way, and not with more faults: it may fail later, behind others.
     fn fails(&mut self, scenario: Scenario) -> Result<bool, OptionError> {
         if self.best.runs >= MAX_RUNS {
             return Ok(false);
@@ -64,11 +64,12 @@ impl<W: Workload, F: Fn() -> W> Search<F> {
         let outcome = run(&scenario, self.seed, (self.workload)())?;
         let violated = outcome.violation.as_ref();
         let same = violated.is_some_and(|violation| violation.property == self.property);
-        if same {
+        let taken = same && outcome.faults.len() <= self.best.outcome.faults.len();
+        if taken {
             self.best.scenario = scenario;
             self.best.outcome = outcome;
         }
-        Ok(same)
+        Ok(taken)
     }
 
     /// Faults need not come after the failure.
