@@ -231,7 +231,10 @@ fn every_proposal_ends_when_the_node_is_shut_down() {
         let end = proposal.wait().unwrap_err();
         let ended = matches!(
             end,
-            Error::OutcomeUnknown | Error::Stopped { .. } | Error::NotLeader { .. }
+            Error::OutcomeUnknown
+                | Error::Stopped { .. }
+                | Error::NotLeader { .. }
+                | Error::Transferring { .. }
         );
         assert!(ended, "{end:?}");
     }

@@ -9,15 +9,17 @@ use super::progress::{Flow, Progress};
 use super::reads::Rounds;
 use super::transfer::Transfer;
 use super::{Raft, Role};
-use crate::types::{EntryKind, EntryRange, LogId, LogIndex, NodeId, TermRun, Time};
+use crate::types::{EntryKind, EntryRange, LogId, LogIndex, NodeId, TermRun, Time, WriteSeq};
 
 /// What only a leader keeps.
 #[derive(Clone, Debug)]
 pub(super) struct Leader {
     pub(super) peers: BTreeMap<NodeId, Progress>,
     heartbeat_at: Time,
-    /// When to look whether a quorum was heard since the last look.
+    /// When to look whether a quorum was heard since the last look, and whether the own disk got on.
     quorum_at: Time,
+    /// The write that the own disk was at when that was looked at last.
+    writing: Option<WriteSeq>,
     pub(super) transfer: Option<Transfer>,
     /// Counts rounds of heartbeats.
     pub(super) round: u64,
@@ -31,6 +33,7 @@ impl Leader {
             peers: peers.map(|id| (id, Progress::new(last))).collect(),
             heartbeat_at: Time::default(),
             quorum_at: Time::default(),
+            writing: None,
             transfer: None,
             round: 0,
             reads: Rounds::default(),
@@ -56,6 +59,7 @@ impl Leader {
     pub(super) fn rewind(&mut self) {
         self.heartbeat_at = Time::default();
         self.quorum_at = Time::default();
+        self.writing = None;
         self.lease.rewind();
         for peer in self.peers.values_mut() {
             peer.heard = false;
@@ -216,10 +220,30 @@ impl Raft {
             return;
         };
         let heartbeat_at = leader.heartbeat_at;
-        if self.now >= leader.quorum_at && !self.hears_quorum() {
-            self.become_follower(None);
-        } else if self.now >= heartbeat_at {
+        if self.now >= leader.quorum_at {
+            if !self.hears_quorum() {
+                return self.become_follower(None);
+            }
+            self.look_at_disk();
+        }
+        if self.now >= heartbeat_at {
             self.beat();
+        }
+    }
+
+    /// Hands leadership over if the own disk hangs: it was at a write at the last look, and has made nothing durable
+    /// since. The cluster would go on without this copy, but no faster than its clients' patience, since what they
+    /// propose meanwhile waits for that disk.
+    fn look_at_disk(&mut self) {
+        let (persisted, written) = (self.persisted, self.written);
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let hangs = leader.writing.is_some_and(|write| persisted < write);
+        leader.writing = (persisted < written).then(|| persisted.next());
+        // If nobody can take over, it leads on.
+        if hangs && let Ok(to) = self.successor(None) {
+            self.begin_transfer(to);
         }
     }
 
@@ -298,6 +322,14 @@ impl Raft {
             self.answer_reads();
             self.follow_up_change();
         }
+    }
+
+    /// Whether what is proposed now had better wait: a leader's disk is at the write before, and all that comes
+    /// meanwhile can be one write. Advice; nothing depends on it being followed.
+    #[must_use]
+    pub fn gathers(&self) -> bool {
+        let writes = self.log.durable() < self.log.last().index;
+        writes && matches!(&self.role, Role::Leader(leader) if leader.transfer.is_none())
     }
 
     pub(super) const fn role_name(&self) -> RoleName {

@@ -24,10 +24,13 @@ pub(super) struct Transfer {
 impl Raft {
     /// Hands leadership to the voter that is named, or to the one whose log is furthest along.
     pub(super) fn handle_transfer(&mut self, to: Option<NodeId>) {
-        let to = match self.successor(to) {
-            Ok(to) => to,
-            Err(refusal) => return self.effects.push(Effect::Refused(refusal)),
-        };
+        match self.successor(to) {
+            Ok(to) => self.begin_transfer(to),
+            Err(refusal) => self.effects.push(Effect::Refused(refusal)),
+        }
+    }
+
+    pub(super) fn begin_transfer(&mut self, to: NodeId) {
         let until = self.now.after(self.election_timeout);
         if let Role::Leader(leader) = &mut self.role {
             leader.transfer = Some(Transfer { to, until });
@@ -48,7 +51,7 @@ impl Raft {
         }
     }
 
-    fn successor(&self, to: Option<NodeId>) -> Result<NodeId, Refusal> {
+    pub(super) fn successor(&self, to: Option<NodeId>) -> Result<NodeId, Refusal> {
         let peers = self.open_leader()?.peers.iter();
         let voters = peers.filter(|(id, _)| self.roster().voters().contains(id));
         let named = voters.filter(|(id, _)| to.is_none_or(|to| to == **id));

@@ -1,4 +1,4 @@
-//! The raft thread: feeds consensus with what comes in, and carries out what it decides.
+//! A turn of consensus: it is fed with what came in, and what it decides is carried out.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::apply::{ApplyQueue, ReadJob};
-use super::mailbox::{Command, Mail, Mailbox, Proposed};
+use super::mailbox::{Command, Left, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::writer::{Ended, LogJob, LogQueue};
-use crate::config::memory_of;
 use crate::driver::{
     Carried, Handed, Handover, Members, Proposals, Reads, Transfer, config_of, configs_in,
     memory_of_all, new_entries, rosters, same_write,
@@ -31,14 +30,14 @@ fn ended(_: Ended) -> String {
     "the log thread has ended".to_owned()
 }
 
-/// The raft thread's own state.
+/// What only the thread that has the turn may touch.
 pub(super) struct Consensus<M: StateMachine> {
     pub(super) raft: Raft,
     /// Where [`Time`] counts from.
     pub(super) origin: Instant,
     pub(super) log: Log,
     pub(super) mailbox: Arc<Mailbox<M, M::Reply>>,
-    pub(super) writer: LogQueue,
+    pub(super) writer: Arc<LogQueue>,
     pub(super) apply: Arc<ApplyQueue<M>>,
     pub(super) snapshots: SnapshotStore,
     pub(super) transfers: Sender<Transfer>,
@@ -52,31 +51,35 @@ pub(super) struct Consensus<M: StateMachine> {
     /// Who waits for leadership to go over to another node.
     pub(super) handover: Handover<Slot<Member>>,
     pub(super) effects: Vec<Effect>,
+    pub(super) mail: Mail<M>,
+    /// Taken off the mailbox, and not yet proposed; empty between turns.
+    pub(super) proposed: Vec<Proposed<M::Reply>>,
 }
 
 impl<M: StateMachine> Consensus<M> {
-    /// Runs until the mailbox is stopped or the log fails.
+    /// Carries out what is known from before a restart: what was committed can be applied at once.
+    pub(super) fn begin(&mut self) {
+        self.commit(self.raft.pointers().committed);
+    }
+
+    /// Takes a turn: does all there is to do now.
     ///
     /// # Errors
     /// What stopped the log.
-    pub(super) fn run(mut self) -> Result<(), String> {
-        let mut mail = Mail::default();
-        // What was known to be committed before a restart can be applied at once.
-        self.commit(self.raft.pointers().committed);
-        loop {
-            let deadline = self.origin + Duration::from_micros(self.raft.deadline().0);
-            if self.mailbox.collect(deadline, &mut mail).is_err() {
-                return Ok(());
-            }
-            self.handle(&mut mail)?;
-        }
+    pub(super) fn turn(&mut self) -> Result<Left, String> {
+        let mut mail = std::mem::take(&mut self.mail);
+        self.mailbox.collect(&mut mail);
+        self.handle(&mut mail)?;
+        self.mail = mail;
+        let deadline = self.origin + Duration::from_micros(self.raft.deadline().0);
+        Ok(self.mailbox.leave(deadline, self.raft.gathers()))
     }
 
     fn now(&self) -> Time {
         Time::default().after(self.origin.elapsed())
     }
 
-    fn handle(&mut self, mail: &mut Mail<M, M::Reply>) -> Result<(), String> {
+    fn handle(&mut self, mail: &mut Mail<M>) -> Result<(), String> {
         if let Some(durable) = mail.durable.take() {
             self.step(Event::Persisted(durable), &Carried::Nothing)?;
         }
@@ -117,9 +120,7 @@ impl<M: StateMachine> Consensus<M> {
             };
             self.step(event, &Carried::Message(&entries, &placed))?;
         }
-        if !mail.proposals.is_empty() {
-            self.propose(&mut mail.proposals)?;
-        }
+        self.propose()?;
         let asked = mail.reads.drain(..).map(|job| self.reads.ask(job)).last();
         if let Some(read) = asked {
             self.step(Event::Read { read }, &Carried::Nothing)?;
@@ -135,29 +136,26 @@ impl<M: StateMachine> Consensus<M> {
         Ok(())
     }
 
-    /// Proposes all of them, in as few steps as the backlog of the log has room for. Their slots are kept once the
-    /// entries are in the log.
-    fn propose(&mut self, proposals: &mut Vec<Proposed<M::Reply>>) -> Result<(), String> {
-        let mut left = proposals.drain(..).peekable();
-        while left.peek().is_some() {
-            let some = left.len().min(1_024);
-            let (mut payloads, mut slots) = (Vec::with_capacity(some), Vec::with_capacity(some));
-            let mut bytes = 0;
-            while let Some(Proposed { payload, slot }) =
-                left.next_if(|next| bytes == 0 || bytes + next.bytes() <= self.portion)
-            {
-                bytes += memory_of(payload.len());
-                payloads.push(payload);
-                slots.push(slot);
-            }
-            self.propose_portion(&payloads, slots)?;
+    /// Proposes as much as one write has room for, unless more is to gather first. The slots are kept once the entries
+    /// are in the log.
+    fn propose(&mut self) -> Result<(), String> {
+        let mut proposed = std::mem::take(&mut self.proposed);
+        self.mailbox
+            .proposals(self.raft.gathers(), self.portion, &mut proposed);
+        if !proposed.is_empty() {
+            let (payloads, slots) = proposed
+                .drain(..)
+                .map(|Proposed { payload, slot }| (payload, slot))
+                .unzip();
+            self.propose_all(payloads, slots)?;
         }
+        self.proposed = proposed;
         Ok(())
     }
 
-    fn propose_portion(
+    fn propose_all(
         &mut self,
-        payloads: &[Bytes],
+        payloads: Vec<Bytes>,
         mut slots: Vec<Slot<M::Reply>>,
     ) -> Result<(), String> {
         let event = Event::Propose {
@@ -172,7 +170,7 @@ impl<M: StateMachine> Consensus<M> {
                     let taken = persist
                         .entries
                         .filter(|new| new.source == Source::Proposals);
-                    self.persist(&persist, &Carried::Proposals(payloads))?;
+                    self.persist(&persist, &Carried::Proposals(&payloads))?;
                     if let Some(new) = taken {
                         self.proposals.keep(&new, std::mem::take(&mut slots));
                     }

@@ -1,19 +1,25 @@
-//! Where the raft thread finds its work: one lock, emptied whole.
+//! What there is to do for consensus, and which thread does it.
 //!
-//! What queued while the last step ran is the next step, so batching needs no timer. Every part is
-//! bounded: proposals, reads and commands by the permit that each holds, messages and pieces of snapshots by number
-//! and bytes (full: they are dropped, and Raft retries), the log's progress by being one value.
+//! One lock. What queued while the last turn ran is the next turn, so batching needs no timer. Who brings something
+//! takes the turn at once if nobody has it and the thread may ([`Mailbox::begin`]); else a thread that waits is woken
+//! ([`Mailbox::rouse`]); while somebody has the turn nobody need be woken, since that one looks again before it
+//! leaves.
+//!
+//! Every part is bounded: proposals, reads and commands by the permit that each holds, messages and pieces of
+//! snapshots by number and bytes (full: they are dropped, and Raft retries), the log's progress by being one value.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
+use super::writer::LogQueue;
 use crate::config::memory_of;
 use crate::snapshot::{Ask, Piece, Whole};
-use crate::transport::{Inbox, Incoming};
+use crate::transport::Incoming;
 use crate::types::{Bytes, Change, Durable, LogId, Member, Membership, NodeId};
 
 /// Messages that may wait; beyond it they are dropped.
@@ -22,7 +28,11 @@ const MAX_INCOMING: usize = 4_096;
 /// way.
 const MAX_TRANSFERS: usize = 64;
 
-/// A proposal on its way to the raft thread.
+/// Proposals that wait for the write before them no longer wait when they are so many bytes: a larger write costs no
+/// less for each of them.
+const WORTH_A_WRITE: u64 = 64 << 10;
+
+/// A proposal on its way to consensus.
 pub(super) struct Proposed<R> {
     pub(super) payload: Bytes,
     pub(super) slot: Slot<R>,
@@ -58,8 +68,8 @@ impl Command {
     }
 }
 
-/// All that came in since the last look.
-pub(super) struct Mail<S, R> {
+/// All that came in since the last look, but for proposals.
+pub(super) struct Mail<S> {
     pub(super) durable: Option<Durable>,
     /// The last entry in the newest snapshot of this node's own state.
     pub(super) snapshot: Option<LogId>,
@@ -68,14 +78,13 @@ pub(super) struct Mail<S, R> {
     pub(super) asks: Vec<(NodeId, Ask)>,
     pub(super) pieces: Vec<(NodeId, Piece)>,
     pub(super) incoming: Vec<Incoming>,
-    pub(super) proposals: Vec<Proposed<R>>,
     pub(super) reads: Vec<ReadJob<S>>,
     pub(super) commands: Vec<Command>,
     /// What the messages and pieces take of the node's memory.
     incoming_bytes: u64,
 }
 
-impl<S, R> Default for Mail<S, R> {
+impl<S> Default for Mail<S> {
     fn default() -> Self {
         Self {
             durable: None,
@@ -84,7 +93,6 @@ impl<S, R> Default for Mail<S, R> {
             asks: Vec::new(),
             pieces: Vec::new(),
             incoming: Vec::new(),
-            proposals: Vec::new(),
             reads: Vec::new(),
             commands: Vec::new(),
             incoming_bytes: 0,
@@ -92,7 +100,7 @@ impl<S, R> Default for Mail<S, R> {
     }
 }
 
-impl<S, R> Mail<S, R> {
+impl<S> Mail<S> {
     /// Whether messages of others may take so much more than they do, of `most`. One alone always may; if so, it
     /// is counted.
     fn has_room(&mut self, more: u64, most: u64) -> bool {
@@ -111,7 +119,6 @@ impl<S, R> Mail<S, R> {
             && self.asks.is_empty()
             && self.pieces.is_empty()
             && self.incoming.is_empty()
-            && self.proposals.is_empty()
             && self.reads.is_empty()
             && self.commands.is_empty()
     }
@@ -119,104 +126,259 @@ impl<S, R> Mail<S, R> {
 
 pub(super) struct Mailbox<S, R> {
     queued: Mutex<Queued<S, R>>,
-    arrived: Condvar,
+    /// Where the raft thread waits.
+    due: Condvar,
+    /// Whose thread is the better one to wake while it has nothing to sync: it goes on to sync what the turn writes.
+    log: Arc<LogQueue>,
     /// Of messages and pieces that wait; beyond it they are dropped, but one always has room.
     max_incoming_bytes: u64,
 }
 
 struct Queued<S, R> {
-    mail: Mail<S, R>,
+    mail: Mail<S>,
+    proposals: VecDeque<Proposed<R>>,
+    proposed_bytes: u64,
+    /// The log is at the write before, so that proposals wait and become one write.
+    gathers: bool,
+    /// A thread has the turn.
+    taken: bool,
+    /// When there is something to do although nothing has come in.
+    deadline: Instant,
+    raft: Sleep,
     /// Set once; nothing is taken after it.
     stopped: Option<Arc<str>>,
 }
 
+/// How the raft thread sleeps.
+#[derive(Clone, Copy)]
+enum Sleep {
+    Awake,
+    Until(Instant),
+    UntilTold,
+}
+
+/// What is to do when a turn ends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Left {
+    Nothing,
+    /// The caller still has the turn.
+    More,
+}
+
+impl<S, R> Queued<S, R> {
+    fn has_proposals(&self) -> bool {
+        !self.proposals.is_empty() && (!self.gathers || self.proposed_bytes >= WORTH_A_WRITE)
+    }
+
+    fn has_work(&self) -> bool {
+        self.has_proposals() || !self.mail.is_empty()
+    }
+
+    fn running(&self) -> Result<(), Arc<str>> {
+        self.stopped.clone().map_or(Ok(()), Err)
+    }
+}
+
 impl<S, R> Mailbox<S, R> {
-    pub(super) fn new(max_incoming_bytes: u64) -> Self {
+    pub(super) fn new(max_incoming_bytes: u64, log: Arc<LogQueue>) -> Self {
         let queued = Queued {
             mail: Mail::default(),
+            proposals: VecDeque::new(),
+            proposed_bytes: 0,
+            gathers: false,
+            taken: false,
+            deadline: Instant::now(),
+            raft: Sleep::Awake,
             stopped: None,
         };
         Self {
             queued: Mutex::new(queued),
-            arrived: Condvar::new(),
+            due: Condvar::new(),
+            log,
             max_incoming_bytes,
         }
     }
 
-    /// Waits for mail until `deadline` and swaps it into `mail`, which must have been emptied.
+    /// Waits until something has come in or the deadline has passed, and nobody has the turn; then the caller has it.
+    /// For the raft thread.
     ///
     /// # Errors
-    /// The reason, once the mailbox is stopped. What was queued is dropped.
-    pub(super) fn collect(&self, deadline: Instant, mail: &mut Mail<S, R>) -> Result<(), Arc<str>> {
-        debug_assert!(mail.is_empty(), "mail that was not read");
-        mail.incoming_bytes = 0;
+    /// The reason, once the mailbox is stopped.
+    pub(super) fn wait(&self) -> Result<(), Arc<str>> {
         let mut queued = self.queued.lock();
         loop {
-            if let Some(reason) = &queued.stopped {
-                return Err(Arc::clone(reason));
-            }
-            if !queued.mail.is_empty() {
-                std::mem::swap(&mut queued.mail, mail);
+            queued.running()?;
+            let deadline = queued.deadline;
+            let overdue = deadline <= Instant::now();
+            if !queued.taken && (overdue || queued.has_work()) {
+                queued.taken = true;
                 return Ok(());
             }
-            if self.arrived.wait_until(&mut queued, deadline).timed_out() {
-                return queued.stopped.clone().map_or(Ok(()), Err);
+            if overdue {
+                // Who has the turn sees to it, and tells the next deadline when it leaves.
+                queued.raft = Sleep::UntilTold;
+                self.due.wait(&mut queued);
+            } else {
+                queued.raft = Sleep::Until(deadline);
+                self.due.wait_until(&mut queued, deadline);
             }
+            queued.raft = Sleep::Awake;
         }
     }
 
-    /// Adds to the mail, or gives the reason if the mailbox is stopped.
-    fn put(&self, add: impl FnOnce(&mut Mail<S, R>)) -> Result<(), Arc<str>> {
+    /// Takes the turn if there is something to do and nobody has it.
+    pub(super) fn begin(&self) -> bool {
         let mut queued = self.queued.lock();
-        if let Some(reason) = &queued.stopped {
-            return Err(Arc::clone(reason));
+        let begins = !queued.taken && queued.stopped.is_none() && queued.has_work();
+        queued.taken |= begins;
+        begins
+    }
+
+    /// Swaps all but proposals into `mail`, which must have been emptied. For who has the turn.
+    pub(super) fn collect(&self, mail: &mut Mail<S>) {
+        debug_assert!(mail.is_empty(), "mail that was not read");
+        mail.incoming_bytes = 0;
+        std::mem::swap(&mut self.queued.lock().mail, mail);
+    }
+
+    /// Takes proposals of about so many bytes, at least one if there is any: none while they gather. For who has the
+    /// turn.
+    pub(super) fn proposals(&self, gathers: bool, most: u64, taken: &mut Vec<Proposed<R>>) {
+        let mut queued = self.queued.lock();
+        queued.gathers = gathers;
+        if !queued.has_proposals() {
+            return;
         }
-        let wake = queued.mail.is_empty();
-        add(&mut queued.mail);
+        if queued.proposed_bytes <= most {
+            taken.extend(queued.proposals.drain(..));
+            queued.proposed_bytes = 0;
+            return;
+        }
+        let mut bytes = 0;
+        while let Some(next) = queued.proposals.front() {
+            let after = bytes + next.bytes();
+            if after > most && bytes > 0 {
+                break;
+            }
+            bytes = after;
+            taken.extend(queued.proposals.pop_front());
+        }
+        queued.proposed_bytes -= bytes;
+    }
+
+    /// Gives the turn back, unless there is more to do already. There will be at `deadline`; while `gathers`, proposals
+    /// wait.
+    pub(super) fn leave(&self, deadline: Instant, gathers: bool) -> Left {
+        let mut queued = self.queued.lock();
+        queued.deadline = deadline;
+        queued.gathers = gathers;
+        if queued.stopped.is_none() && queued.has_work() {
+            return Left::More;
+        }
+        self.give_back(queued);
+        Left::Nothing
+    }
+
+    /// Gives the turn back, with what there is to do.
+    pub(super) fn hand_on(&self) {
+        self.give_back(self.queued.lock());
+        self.rouse();
+    }
+
+    fn give_back(&self, mut queued: MutexGuard<'_, Queued<S, R>>) {
+        queued.taken = false;
+        let late = match queued.raft {
+            Sleep::Awake => false,
+            Sleep::Until(until) => queued.deadline < until,
+            Sleep::UntilTold => true,
+        };
+        drop(queued);
+        if late {
+            self.due.notify_one();
+        }
+    }
+
+    /// Has one of the node's threads take the turn, if there is something to do and nobody is at it.
+    pub(super) fn rouse(&self) {
+        let queued = self.queued.lock();
+        let wake = !queued.taken && queued.has_work();
         drop(queued);
         if wake {
-            self.arrived.notify_one();
+            self.wake();
+        }
+    }
+
+    fn wake(&self) {
+        if !self.log.nudge() {
+            self.due.notify_one();
+        }
+    }
+
+    /// Adds to what there is to do, or gives the reason if the mailbox is stopped.
+    fn put(&self, add: impl FnOnce(&mut Queued<S, R>)) -> Result<(), Arc<str>> {
+        let mut queued = self.queued.lock();
+        queued.running()?;
+        add(&mut queued);
+        Ok(())
+    }
+
+    /// Likewise, and has a thread look at it.
+    fn put_and_rouse(&self, add: impl FnOnce(&mut Queued<S, R>)) -> Result<(), Arc<str>> {
+        let mut queued = self.queued.lock();
+        queued.running()?;
+        let woken = queued.has_work();
+        add(&mut queued);
+        let wake = !queued.taken && !woken && queued.has_work();
+        drop(queued);
+        if wake {
+            self.wake();
         }
         Ok(())
     }
 
     pub(super) fn propose(&self, proposed: Proposed<R>) -> Result<(), Arc<str>> {
-        self.put(|mail| mail.proposals.push(proposed))
+        self.put_and_rouse(|queued| {
+            queued.proposed_bytes += proposed.bytes();
+            queued.proposals.push_back(proposed);
+        })
     }
 
     pub(super) fn read(&self, job: ReadJob<S>) -> Result<(), Arc<str>> {
-        self.put(|mail| mail.reads.push(job))
+        self.put_and_rouse(|queued| queued.mail.reads.push(job))
     }
 
     pub(super) fn command(&self, command: Command) -> Result<(), Arc<str>> {
-        self.put(|mail| mail.commands.push(command))
+        self.put_and_rouse(|queued| queued.mail.commands.push(command))
     }
 
-    /// The log is durable up to here.
+    /// The log is durable up to here. The log thread looks at that itself.
     pub(super) fn persisted(&self, durable: Durable) {
         // A stopped node needs no more progress.
-        let _ = self.put(|mail| mail.durable = mail.durable.max(Some(durable)));
+        let _ = self.put(|queued| queued.mail.durable = queued.mail.durable.max(Some(durable)));
     }
 
     /// A snapshot of another member is durable here.
     pub(super) fn fetched(&self, whole: Arc<Whole>) {
-        let _ = self.put(|mail| mail.fetched = Some(whole));
+        let _ = self.put_and_rouse(|queued| queued.mail.fetched = Some(whole));
     }
 
     /// A snapshot of this node's own state that ends with `last` is durable.
     pub(super) fn snapshot(&self, last: LogId) {
-        let _ = self.put(|mail| mail.snapshot = Some(last));
+        let _ = self.put_and_rouse(|queued| queued.mail.snapshot = Some(last));
     }
 
-    /// Stops the raft thread for `reason`; the first reason stands. Nothing that queued was taken.
+    /// Ends all turns but the one that somebody has, for `reason`; the first reason stands. Nothing that queued was
+    /// taken.
     pub(super) fn stop(&self, reason: &str) {
         let mut queued = self.queued.lock();
         let reason = Arc::clone(queued.stopped.get_or_insert_with(|| reason.into()));
         let mail = std::mem::take(&mut queued.mail);
+        let proposals = std::mem::take(&mut queued.proposals);
+        queued.proposed_bytes = 0;
         drop(queued);
-        self.arrived.notify_one();
+        self.due.notify_one();
         let stopped = Error::Stopped { reason };
-        for proposed in mail.proposals {
+        for proposed in proposals {
             proposed.slot.complete(Err(stopped.clone()));
         }
         for job in mail.reads {
@@ -233,31 +395,32 @@ impl<S, R> Mailbox<S, R> {
     }
 }
 
-impl<S: Send + 'static, R: Send + 'static> Inbox for Mailbox<S, R> {
-    fn deliver(&self, incoming: Incoming) {
+/// What others send. It is looked at once somebody has the turn, for which the caller sees to it.
+impl<S, R> Mailbox<S, R> {
+    pub(super) fn deliver(&self, incoming: Incoming) {
         let entries = incoming.entries.iter();
         let bytes: u64 = entries.map(|entry| memory_of(entry.payload.len())).sum();
         let bytes = bytes.max(memory_of(0));
         let most = self.max_incoming_bytes;
         // A message to a stopped node is lost like one to a dead node.
-        let _ = self.put(|mail| {
+        let _ = self.put(|Queued { mail, .. }| {
             if mail.incoming.len() < MAX_INCOMING && mail.has_room(bytes, most) {
                 mail.incoming.push(incoming);
             }
         });
     }
 
-    fn asked(&self, from: NodeId, ask: Ask) {
-        let _ = self.put(|mail| {
+    pub(super) fn asked(&self, from: NodeId, ask: Ask) {
+        let _ = self.put(|Queued { mail, .. }| {
             if mail.asks.len() < MAX_TRANSFERS {
                 mail.asks.push((from, ask));
             }
         });
     }
 
-    fn answered(&self, from: NodeId, piece: Piece) {
+    pub(super) fn answered(&self, from: NodeId, piece: Piece) {
         let (bytes, most) = (memory_of(piece.bytes.len()), self.max_incoming_bytes);
-        let _ = self.put(|mail| {
+        let _ = self.put(|Queued { mail, .. }| {
             if mail.pieces.len() < MAX_TRANSFERS && mail.has_room(bytes, most) {
                 mail.pieces.push((from, piece));
             }
@@ -272,6 +435,8 @@ mod tests {
     use crate::runtime::outcome::{Budget, Proposal, promise};
     use crate::types::{Entry, EntryKind, LogIndex, Term};
     use parking_lot::const_mutex;
+    use std::thread;
+    use std::time::Duration;
 
     type Numbers = Mailbox<(), u32>;
 
@@ -296,8 +461,23 @@ mod tests {
     /// How many messages are taken out at once.
     fn collected(mailbox: &Numbers) -> usize {
         let mut mail = Mail::default();
-        mailbox.collect(Instant::now(), &mut mail).unwrap();
+        mailbox.collect(&mut mail);
         mail.incoming.len()
+    }
+
+    fn mailbox() -> Numbers {
+        Numbers::new(MOST, Arc::new(LogQueue::new(MOST)))
+    }
+
+    /// Takes proposals; tells how many.
+    fn taken(mailbox: &Numbers, gathers: bool, most: u64) -> usize {
+        let mut taken = Vec::new();
+        mailbox.proposals(gathers, most, &mut taken);
+        taken.len()
+    }
+
+    fn propose(mailbox: &Numbers) {
+        mailbox.propose(proposed().0).unwrap();
     }
 
     fn proposed() -> (Proposed<u32>, Proposal<u32>) {
@@ -309,7 +489,7 @@ mod tests {
 
     #[test]
     fn messages_beyond_the_number_that_may_wait_are_dropped() {
-        let mailbox = Numbers::new(MOST);
+        let mailbox = mailbox();
         for _ in 0..2 {
             for _ in 0..MAX_INCOMING + 10 {
                 mailbox.deliver(incoming(None));
@@ -322,19 +502,19 @@ mod tests {
     fn messages_beyond_the_bytes_that_may_wait_are_dropped_but_for_one_alone() {
         let payload = Bytes::from(vec![0; MOST as usize / 2 - 256]);
         let large = Bytes::from(vec![0; MOST as usize]);
-        let mailbox = Numbers::new(MOST);
+        let mailbox = mailbox();
         let mut mail = Mail::default();
         for _ in 0..3 {
             for _ in 0..5 {
                 mailbox.deliver(incoming(Some(&payload)));
             }
-            mailbox.collect(Instant::now(), &mut mail).unwrap();
+            mailbox.collect(&mut mail);
             assert_eq!(mail.incoming.len(), 2);
             mail.incoming.clear();
             for _ in 0..2 {
                 mailbox.deliver(incoming(Some(&large)));
             }
-            mailbox.collect(Instant::now(), &mut mail).unwrap();
+            mailbox.collect(&mut mail);
             assert_eq!(mail.incoming.len(), 1);
             mail.incoming.clear();
         }
@@ -342,7 +522,7 @@ mod tests {
 
     #[test]
     fn what_queued_when_the_mailbox_stops_was_not_taken() {
-        let mailbox = Numbers::new(MOST);
+        let mailbox = mailbox();
         let (first, waits) = proposed();
         mailbox.propose(first).unwrap();
         let told = Arc::new(const_mutex(None));
@@ -357,7 +537,67 @@ mod tests {
         assert_eq!(told.lock().take(), Some(stopped));
         let (late, _) = proposed();
         assert_eq!(&*mailbox.propose(late).unwrap_err(), "the first reason");
-        let mut mail = Mail::default();
-        assert!(mailbox.collect(Instant::now(), &mut mail).is_err());
+        assert!(!mailbox.begin(), "no turn is taken any more");
+        assert!(mailbox.wait().is_err());
+    }
+
+    #[test]
+    fn one_thread_has_the_turn_and_hears_of_what_came_meanwhile() {
+        let (mailbox, later) = (mailbox(), Instant::now() + Duration::from_secs(3_600));
+        assert!(!mailbox.begin(), "there is nothing to do");
+        propose(&mailbox);
+        assert!(mailbox.begin());
+        propose(&mailbox);
+        assert!(!mailbox.begin(), "another has it");
+        assert_eq!(taken(&mailbox, false, MOST), 2);
+        mailbox.deliver(incoming(None));
+        assert_eq!(mailbox.leave(later, false), Left::More);
+        assert!(!mailbox.begin(), "it has it still");
+        assert_eq!(collected(&mailbox), 1);
+        assert_eq!(mailbox.leave(later, false), Left::Nothing);
+        mailbox.deliver(incoming(None));
+        assert!(mailbox.begin());
+        mailbox.hand_on();
+        assert!(mailbox.begin());
+    }
+
+    #[test]
+    fn proposals_gather_until_the_write_before_is_durable_or_they_are_worth_a_write() {
+        let (mailbox, later) = (mailbox(), Instant::now() + Duration::from_secs(3_600));
+        propose(&mailbox);
+        assert!(mailbox.begin());
+        assert_eq!(taken(&mailbox, true, MOST), 0);
+        assert_eq!(mailbox.leave(later, true), Left::Nothing);
+        assert!(!mailbox.begin(), "a thread that is woken now comes in vain");
+        let many = usize::try_from(WORTH_A_WRITE / memory_of(0)).unwrap();
+        (2..many).for_each(|_| propose(&mailbox));
+        assert!(!mailbox.begin());
+        propose(&mailbox);
+        assert!(mailbox.begin());
+        assert_eq!(taken(&mailbox, true, 10 * memory_of(0)), 10);
+        assert_eq!(mailbox.leave(later, true), Left::Nothing);
+        assert_eq!(mailbox.leave(later, false), Left::More);
+        assert_eq!(taken(&mailbox, false, MOST), many - 10);
+    }
+
+    #[test]
+    fn the_raft_thread_hears_of_a_deadline_before_the_one_it_sleeps_until() {
+        let (mailbox, now) = (mailbox(), Instant::now());
+        propose(&mailbox);
+        assert!(mailbox.begin());
+        assert_eq!(taken(&mailbox, false, MOST), 1);
+        let later = now + Duration::from_secs(3_600);
+        assert_eq!(mailbox.leave(later, false), Left::Nothing);
+        thread::scope(|scope| {
+            let raft = scope.spawn(|| mailbox.wait());
+            while !matches!(mailbox.queued.lock().raft, Sleep::Until(until) if until == later) {
+                thread::yield_now();
+            }
+            mailbox.deliver(incoming(None));
+            assert!(mailbox.begin());
+            assert_eq!(collected(&mailbox), 1);
+            assert_eq!(mailbox.leave(now, false), Left::Nothing);
+            raft.join().unwrap().unwrap();
+        });
     }
 }

@@ -1,19 +1,27 @@
 //! The threads of a node, and what they hand each other.
 //!
+//! Consensus is no thread's own: whichever of the node's threads has the news takes a turn ([`turns`]), so that few
+//! need be woken. It is a thing of microseconds beside the sync.
+//!
 //! ```text
-//! client --propose--> RAFT thread    assigns the index, stages the write, keeps the reply slot
-//!            | Sync, Release            | Send
-//!            v                          v
-//!        LOG thread                 transport      entries read from the log at the last moment
-//!          one fdatasync for all      follower: RAFT -> LOG -> the reply leaves from LOG
-//!            | Durable                  |
-//!            +-----> RAFT thread <------+          a quorum of durable copies commits
-//!                      | Commit, slots
-//!                      v
-//!                  APPLY thread                    applies the batch, answers the client
-//!                      | a frozen state
-//!                      v
-//!                 SNAPSHOT thread                  writes it; RAFT then has the log let go of what is before
+//! client --propose--> [ mailbox ]   waits while the log is at the write before, so that one write holds many
+//!                         |
+//!                         v
+//!            a turn of consensus    assigns the index, stages the write, keeps the reply slot
+//!            |                |
+//!            | Sync, Release  | Send            a turn is taken by
+//!            v                v                   LOG   between two syncs, or when it has nothing to do
+//!        LOG thread        transport              a thread of the transport that has brought messages
+//!          one fdatasync     reads the entries    RAFT  when a deadline has come, or while LOG syncs
+//!          for all           from the log
+//!            | Durable        |
+//!            +---> a turn <---+                a quorum of durable copies commits; on a follower the reply
+//!                     | Commit, slots          leaves from LOG
+//!                     v
+//!                  APPLY thread                applies the batch, answers the client
+//!                     | a frozen state
+//!                     v
+//!                 SNAPSHOT thread              writes it; then the log lets go of what is before
 //! ```
 //!
 //! What holds bytes, and what it means when one is full. The shares are of
@@ -21,12 +29,12 @@
 //!
 //! | where | bound | full |
 //! |---|---|---|
-//! | proposals and reads, from the call to the answer: to RAFT, not committed, to APPLY | a half | `Overloaded` |
-//! | to RAFT, commands | 64 | `Overloaded` |
-//! | to RAFT, messages and pieces of snapshots | an eighth; 4,096, and 64 pieces | dropped, they come again |
-//! | in RAFT, the mail that it looks at | as much again | it looks at that first |
-//! | to RAFT, progress of the log | one value | never |
-//! | to LOG, and in its sync: what is written and not durable | a quarter; 4,096 writes and promises | RAFT waits for the disk |
+//! | proposals and reads, from the call to the answer: in the mailbox, not committed, to APPLY | a half | `Overloaded` |
+//! | in the mailbox, commands | 64 | `Overloaded` |
+//! | in the mailbox, messages and pieces of snapshots | an eighth; 4,096, and 64 pieces | dropped, they come again |
+//! | in a turn, the mail that it looks at | as much again | it looks at that first |
+//! | in the mailbox, progress of the log | one value | never |
+//! | to LOG, and in its sync: what is written and not durable | a quarter; 4,096 writes and promises | the turn waits for the disk; LOG in its own turn goes over it by what that turn writes |
 //! | to SNAPSHOT | one frozen state; 16 offers and pieces | the next is due later; dropped, they come again |
 //! | in APPLY, a batch | 4 MiB, at least one entry | the rest is read after it |
 //! | to a peer: messages, whose entries stay in the log until they are sent | the transport's | dropped, Raft retries |
@@ -60,17 +68,19 @@ mod outcome;
 mod progress;
 mod snapshot;
 mod source;
+mod turns;
 mod writer;
 
 use apply::{Applier, ApplyQueue, ReadJob};
 use consensus::Consensus;
-use mailbox::{Command, Mailbox, Proposed};
+use mailbox::{Command, Mail, Mailbox, Proposed};
 use outcome::{Budget, Slot, promise};
 pub use outcome::{Error, Proposal};
 pub(crate) use progress::Progress;
 use snapshot::{Schedule, Snapshotter};
 use source::LogSource;
-use writer::Writer;
+use turns::Turns;
+use writer::{LogQueue, Writer};
 
 /// Commands that may wait for their end.
 const MAX_COMMANDS: u64 = 64;
@@ -101,6 +111,7 @@ pub(crate) struct Parts<M> {
 /// The running threads of one node.
 pub(crate) struct Runtime<M: StateMachine> {
     mailbox: Arc<Mailbox<M, M::Reply>>,
+    turns: Arc<Turns<M>>,
     apply: Arc<ApplyQueue<M>>,
     progress: Arc<Progress>,
     /// What proposals and reads take until they are answered.
@@ -155,22 +166,8 @@ impl<M: StateMachine> Runtime<M> {
         let rosters = driver::rosters(&configs);
         let members = Members::new(configs, &contacts);
         let membership = members.current().cloned().unwrap_or_default();
-        let mailbox = Arc::new(Mailbox::new(config.incoming_bytes()));
-        let transport: Arc<dyn Transport> = match connect {
-            None => Arc::new(Alone),
-            Some(connect) => connect.connect(Context {
-                identity,
-                members: members.reachable(),
-                inbox: Arc::clone(&mailbox) as Arc<_>,
-                entries: Arc::new(LogSource(reader.clone())),
-                snapshots: Arc::new(snapshots.clone()),
-                limits: Limits {
-                    max_entry_bytes: config.max_entry_bytes,
-                    max_append_bytes: config.max_append_bytes,
-                    max_append_entries: config.max_append_entries,
-                },
-            })?,
-        };
+        let queue = Arc::new(LogQueue::new(config.backlog_bytes()));
+        let mailbox = Arc::new(Mailbox::new(config.incoming_bytes(), Arc::clone(&queue)));
         let boot = Boot {
             id: identity.node,
             configs: rosters,
@@ -191,8 +188,30 @@ impl<M: StateMachine> Runtime<M> {
         progress.applied(applied);
         let (schedule, frozen) = Schedule::new(&config, &snapshots);
         let apply = Arc::new(ApplyQueue::new());
+        let turns = Arc::new(Turns::new(
+            Arc::clone(&mailbox),
+            Arc::clone(&queue),
+            Arc::clone(&apply),
+            Arc::clone(&progress),
+        ));
+        let transport: Arc<dyn Transport> = match connect {
+            None => Arc::new(Alone),
+            Some(connect) => connect.connect(Context {
+                identity,
+                members: members.reachable(),
+                inbox: Arc::clone(&turns) as Arc<_>,
+                entries: Arc::new(LogSource(reader.clone())),
+                snapshots: Arc::new(snapshots.clone()),
+                limits: Limits {
+                    max_entry_bytes: config.max_entry_bytes,
+                    max_append_bytes: config.max_append_bytes,
+                    max_append_entries: config.max_append_entries,
+                },
+            })?,
+        };
         let runtime = Self {
             mailbox: Arc::clone(&mailbox),
+            turns: Arc::clone(&turns),
             apply: Arc::clone(&apply),
             progress: Arc::clone(&progress),
             budget: Arc::new(Budget::new(config.request_bytes())),
@@ -211,9 +230,8 @@ impl<M: StateMachine> Runtime<M> {
         let origin = Instant::now();
         let fetcher = Fetcher::new(snapshots.clone(), &config);
         let (offers, transfers) = bounded(TRANSFERS);
-        let (queue, jobs) = writer::queue(config.backlog_bytes());
         let writer = Writer {
-            jobs,
+            queue: Arc::clone(&queue),
             wal: log.wal().clone(),
             transport: Arc::clone(&transport),
         };
@@ -245,6 +263,8 @@ impl<M: StateMachine> Runtime<M> {
             reads: Reads::new(),
             handover: Handover::new(config.election_timeout),
             effects: Vec::new(),
+            mail: Mail::default(),
+            proposed: Vec::new(),
         };
         let stopped = Arc::clone(&mailbox);
         let snapshotter = Snapshotter {
@@ -264,14 +284,14 @@ impl<M: StateMachine> Runtime<M> {
             );
             Ok(())
         })?;
-        let durable = Arc::clone(&mailbox);
+        let raft = turns.begin(consensus);
         runtime.spawn("log", move || {
             writer
-                .run(|upto| durable.persisted(upto))
+                .run(|durable| turns.take_by_log(durable))
                 .map_err(|error| error.to_string())
         })?;
         runtime.spawn("apply", move || applier.run())?;
-        runtime.spawn("raft", move || consensus.run())?;
+        runtime.spawn("raft", move || raft.run())?;
         Ok(runtime)
     }
 
@@ -282,12 +302,7 @@ impl<M: StateMachine> Runtime<M> {
         name: &'static str,
         run: impl FnOnce() -> Result<(), String> + Send + 'static,
     ) -> Result<(), TransportError> {
-        let end = EndGuard {
-            mailbox: Arc::clone(&self.mailbox),
-            apply: Arc::clone(&self.apply),
-            progress: Arc::clone(&self.progress),
-            reason: Some(format!("its {name} thread panicked")),
-        };
+        let end = self.turns.end_guard(format!("its {name} thread panicked"));
         let thread = thread::Builder::new()
             .name(format!("catamaran-{name}"))
             .spawn(move || {
@@ -435,29 +450,5 @@ impl<M: StateMachine> Drop for Runtime<M> {
         if let Err(error) = self.stop() {
             crate::trace::warn!(%error, "the log could not be closed");
         }
-    }
-}
-
-/// Ends the whole node when one of its threads ends, for whatever reason.
-struct EndGuard<M: StateMachine> {
-    mailbox: Arc<Mailbox<M, M::Reply>>,
-    apply: Arc<ApplyQueue<M>>,
-    progress: Arc<Progress>,
-    reason: Option<String>,
-}
-
-impl<M: StateMachine> Drop for EndGuard<M> {
-    fn drop(&mut self) {
-        match &self.reason {
-            Some(reason) => {
-                crate::trace::warn!(reason, "the node stops");
-                self.mailbox.stop(reason);
-            }
-            // It ended because another thread did, which will say why.
-            None if self.mailbox.stopped().is_none() => return,
-            None => {}
-        }
-        self.apply.stop();
-        self.progress.end();
     }
 }

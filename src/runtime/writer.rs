@@ -1,19 +1,21 @@
 //! The log thread: makes writes durable, and lets go of the messages that promise them.
 //!
-//! The raft thread waits where more would be written than may wait for the disk. A leader that waits is not heard,
-//! so that the others elect one whose disk works; a follower's messages are dropped behind it.
+//! Between two syncs it takes turns of consensus itself: what such a turn writes it syncs next, without waking
+//! anybody. Others who take a turn while it syncs leave it their writes in a queue.
+//!
+//! They wait where more would be written than may wait for the disk. A leader whose turn waits is not heard, so that
+//! the others elect one whose disk works; a follower's messages are dropped behind it.
 
 use std::sync::Arc;
 
-use crossbeam_channel::{Receiver, Sender, bounded};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use crate::raft::message::Message;
 use crate::transport::Transport;
 use crate::types::{Durable, NodeId, Staged};
 use crate::wal::{Wal, WalError};
 
-/// Writes and promises that may wait for one fsync. Full: the raft thread waits for the disk.
+/// Writes and promises that may wait for one fsync. Full: who has the turn waits for the disk.
 const QUEUE: usize = 4_096;
 
 /// Something for the log thread, in order.
@@ -24,43 +26,44 @@ pub(super) enum LogJob {
     Release(NodeId, Message),
 }
 
-/// The raft thread's end of the queue to the log thread.
+/// What waits for the disk.
 pub(super) struct LogQueue {
-    jobs: Sender<LogJob>,
-    backlog: Arc<Backlog>,
-}
-
-/// The log thread's end.
-pub(super) struct LogJobs {
-    jobs: Receiver<LogJob>,
-    backlog: Arc<Backlog>,
-}
-
-/// The bytes that are written and not durable: in memory only.
-struct Backlog {
-    /// None once nobody makes anything durable any more.
-    bytes: Mutex<Option<u64>>,
+    waiting: Mutex<Waiting>,
+    /// Where the log thread waits.
+    arrived: Condvar,
+    /// Where who has the turn waits for room.
     less: Condvar,
+    /// Bytes that may be written and not durable.
     most: u64,
 }
 
-/// The queue to the log thread, on which writes of so many bytes may wait.
-pub(super) fn queue(most: u64) -> (LogQueue, LogJobs) {
-    let (sender, receiver) = bounded(QUEUE);
-    let backlog = Arc::new(Backlog {
-        bytes: Mutex::new(Some(0)),
-        less: Condvar::new(),
-        most,
-    });
-    let queue = LogQueue {
-        jobs: sender,
-        backlog: Arc::clone(&backlog),
-    };
-    let jobs = LogJobs {
-        jobs: receiver,
-        backlog,
-    };
-    (queue, jobs)
+struct Waiting {
+    jobs: Vec<LogJob>,
+    /// Written and not durable: in memory only.
+    bytes: u64,
+    log: State,
+    /// There is a turn to be taken.
+    nudged: bool,
+    /// No more will come.
+    closed: bool,
+}
+
+/// What the log thread does.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Waits,
+    /// It syncs, or is about to look for what there is to do.
+    Busy,
+    /// It has the turn. For room it would wait in vain, since it is the one that makes it.
+    TakesTurn,
+    Ended,
+}
+
+/// What the log thread finds to do.
+enum Next {
+    Jobs,
+    Turn,
+    End,
 }
 
 /// The log thread has ended, and will say why.
@@ -68,79 +71,186 @@ pub(super) fn queue(most: u64) -> (LogQueue, LogJobs) {
 pub(super) struct Ended;
 
 impl LogQueue {
+    /// A queue on which writes of so many bytes may wait.
+    pub(super) const fn new(most: u64) -> Self {
+        let waiting = Waiting {
+            jobs: Vec::new(),
+            bytes: 0,
+            log: State::Busy,
+            nudged: false,
+            closed: false,
+        };
+        Self {
+            waiting: Mutex::new(waiting),
+            arrived: Condvar::new(),
+            less: Condvar::new(),
+            most,
+        }
+    }
+
     /// Waits until a write of so many bytes may wait for the disk too. One alone always may, and one of none.
     pub(super) fn make_room(&self, more: u64) -> Result<(), Ended> {
-        let mut bytes = self.backlog.bytes.lock();
-        loop {
-            let before = bytes.ok_or(Ended)?;
-            let after = before.saturating_add(more);
-            if before == 0 || more == 0 || after <= self.backlog.most {
-                *bytes = Some(after);
+        let mut waiting = self.waiting.lock();
+        while waiting.log != State::Ended {
+            let after = waiting.bytes.saturating_add(more);
+            let fits = waiting.bytes == 0 || more == 0 || after <= self.most;
+            if fits || waiting.log == State::TakesTurn {
+                waiting.bytes = after;
                 return Ok(());
             }
-            self.backlog.less.wait(&mut bytes);
+            self.less.wait(&mut waiting);
         }
+        Err(Ended)
     }
 
     pub(super) fn send(&self, job: LogJob) -> Result<(), Ended> {
-        self.jobs.send(job).map_err(|_| Ended)
-    }
-}
-
-impl LogJobs {
-    fn durable(&self, bytes: u64) {
-        if let Some(backlog) = &mut *self.backlog.bytes.lock() {
-            *backlog = backlog.saturating_sub(bytes);
+        let mut waiting = self.waiting.lock();
+        while waiting.jobs.len() >= QUEUE && waiting.log == State::Busy {
+            self.less.wait(&mut waiting);
         }
-        self.backlog.less.notify_one();
+        if waiting.log == State::Ended {
+            return Err(Ended);
+        }
+        waiting.jobs.push(job);
+        let wake = waiting.log == State::Waits && waiting.jobs.len() == 1;
+        drop(waiting);
+        if wake {
+            self.arrived.notify_one();
+        }
+        Ok(())
     }
-}
 
-impl Drop for LogJobs {
-    fn drop(&mut self) {
-        *self.backlog.bytes.lock() = None;
-        self.backlog.less.notify_one();
+    /// Has the log thread take a turn, if it has nothing else to do. False if not.
+    pub(super) fn nudge(&self) -> bool {
+        let mut waiting = self.waiting.lock();
+        if waiting.log != State::Waits || !waiting.jobs.is_empty() {
+            return false;
+        }
+        let wake = !waiting.nudged;
+        waiting.nudged = true;
+        drop(waiting);
+        if wake {
+            self.arrived.notify_one();
+        }
+        true
+    }
+
+    /// Whether the log thread has something to sync.
+    pub(super) fn has_jobs(&self) -> bool {
+        !self.waiting.lock().jobs.is_empty()
+    }
+
+    /// No more jobs will come: the log thread ends once it has done those that did.
+    pub(super) fn close(&self) {
+        self.waiting.lock().closed = true;
+        self.arrived.notify_one();
+    }
+
+    /// Waits until there is something to do. Jobs are swapped into `jobs`, which must have been emptied.
+    fn next(&self, jobs: &mut Vec<LogJob>) -> Next {
+        let mut waiting = self.waiting.lock();
+        loop {
+            waiting.log = State::Busy;
+            if std::mem::take(&mut waiting.nudged) {
+                return Next::Turn;
+            }
+            if !waiting.jobs.is_empty() {
+                std::mem::swap(&mut waiting.jobs, jobs);
+                self.wake_for_room(waiting);
+                return Next::Jobs;
+            }
+            if waiting.closed {
+                return Next::End;
+            }
+            waiting.log = State::Waits;
+            self.arrived.wait(&mut waiting);
+        }
+    }
+
+    /// Runs a turn of consensus that the log thread has taken.
+    pub(super) fn in_turn<T>(&self, turn: impl FnOnce() -> T) -> T {
+        self.waiting.lock().log = State::TakesTurn;
+        let done = turn();
+        self.waiting.lock().log = State::Busy;
+        done
+    }
+
+    fn durable(&self, bytes: u64) {
+        let mut waiting = self.waiting.lock();
+        waiting.bytes = waiting.bytes.saturating_sub(bytes);
+        self.wake_for_room(waiting);
+    }
+
+    fn end(&self) {
+        let mut waiting = self.waiting.lock();
+        waiting.log = State::Ended;
+        waiting.jobs.clear();
+        self.wake_for_room(waiting);
+    }
+
+    fn wake_for_room(&self, waiting: MutexGuard<'_, Waiting>) {
+        drop(waiting);
+        self.less.notify_one();
     }
 }
 
 /// The log thread's own state.
 pub(super) struct Writer {
-    pub(super) jobs: LogJobs,
+    pub(super) queue: Arc<LogQueue>,
     pub(super) wal: Wal,
     pub(super) transport: Arc<dyn Transport>,
 }
 
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.queue.end();
+    }
+}
+
 impl Writer {
-    /// Runs until the queue's other end is dropped, or the log fails; tells `persisted` of each fsync.
+    /// Runs until the queue is closed, or the log fails. `turn` is told of each fsync, and takes the turn if there is
+    /// one to be taken.
     ///
     /// # Errors
     /// The log's; it has latched.
-    pub(super) fn run(self, persisted: impl Fn(Durable)) -> Result<(), WalError> {
-        let mut promises = Vec::new();
-        let jobs = &self.jobs.jobs;
-        while let Ok(first) = jobs.recv() {
-            let (mut newest, mut bytes) = (None, 0);
-            for job in std::iter::once(first).chain(jobs.try_iter().take(QUEUE)) {
-                match job {
-                    LogJob::Sync(staged, more) => {
-                        newest = Some(staged);
-                        bytes += more;
-                    }
-                    LogJob::Release(to, message) => promises.push((to, message)),
+    pub(super) fn run(self, turn: impl Fn(Option<Durable>)) -> Result<(), WalError> {
+        let (mut jobs, mut promises) = (Vec::new(), Vec::new());
+        loop {
+            match self.queue.next(&mut jobs) {
+                Next::End => return Ok(()),
+                Next::Turn => turn(None),
+                Next::Jobs => {
+                    let durable = self.sync(&mut jobs, &mut promises)?;
+                    turn(durable);
                 }
             }
-            // A promise stands behind the write it waits for, so that write is in this batch or an
-            // earlier one; each batch ends durable.
-            let durable = newest.map(|staged| self.wal.sync(staged)).transpose()?;
-            self.jobs.durable(bytes);
-            for (to, message) in promises.drain(..) {
-                self.transport.send(to, message);
-            }
-            if let Some(durable) = durable {
-                persisted(durable);
+        }
+    }
+
+    /// One fsync for all.
+    fn sync(
+        &self,
+        jobs: &mut Vec<LogJob>,
+        promises: &mut Vec<(NodeId, Message)>,
+    ) -> Result<Option<Durable>, WalError> {
+        let (mut newest, mut bytes) = (None, 0);
+        for job in jobs.drain(..) {
+            match job {
+                LogJob::Sync(staged, more) => {
+                    newest = Some(staged);
+                    bytes += more;
+                }
+                LogJob::Release(to, message) => promises.push((to, message)),
             }
         }
-        Ok(())
+        // A promise stands behind the write it waits for, so that write is in this batch or an
+        // earlier one; each batch ends durable.
+        let durable = newest.map(|staged| self.wal.sync(staged)).transpose()?;
+        for (to, message) in promises.drain(..) {
+            self.transport.send(to, message);
+        }
+        self.queue.durable(bytes);
+        Ok(durable)
     }
 }
 
@@ -150,37 +260,57 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::raft::message::Body;
+    use crate::types::Term;
 
     #[test]
     fn a_write_waits_until_so_much_is_durable_that_it_has_room() {
-        let (queue, jobs) = queue(100);
+        let queue = LogQueue::new(100);
         queue.make_room(60).unwrap();
         queue.make_room(0).unwrap();
         queue.make_room(40).unwrap();
         let (told, tells) = mpsc::channel();
         thread::scope(|scope| {
+            let waiting = &queue;
             scope.spawn(move || {
-                queue.make_room(50).unwrap();
+                waiting.make_room(50).unwrap();
                 told.send(()).unwrap();
-                queue.make_room(500).unwrap();
+                waiting.make_room(500).unwrap();
             });
-            jobs.durable(40);
+            queue.durable(40);
             assert!(tells.try_recv().is_err(), "10 too many");
-            jobs.durable(60);
+            queue.durable(60);
             tells.recv().unwrap();
             // Larger than all there is, it goes alone.
-            jobs.durable(50);
+            queue.durable(50);
         });
     }
 
     #[test]
     fn nobody_waits_for_a_log_thread_that_has_ended() {
-        let (queue, jobs) = queue(100);
+        let queue = LogQueue::new(100);
         queue.make_room(100).unwrap();
         thread::scope(|scope| {
             let waits = scope.spawn(|| queue.make_room(1).is_err());
-            drop(jobs);
+            queue.end();
             assert!(waits.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn the_log_thread_does_not_wait_for_room_that_it_makes_itself() {
+        let queue = LogQueue::new(100);
+        queue.make_room(100).unwrap();
+        queue.in_turn(|| {
+            queue.make_room(100).unwrap();
+            let promise = Message {
+                term: Term(1),
+                body: Body::VoteReply { granted: true },
+            };
+            for _ in 0..=QUEUE {
+                let job = LogJob::Release(NodeId(2), promise.clone());
+                queue.send(job).unwrap();
+            }
         });
     }
 }

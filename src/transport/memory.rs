@@ -135,11 +135,13 @@ impl Transport for Connected {
                 entries,
             });
         });
+        inbox.rouse();
     }
 
     fn ask(&self, to: NodeId, ask: Ask) {
         if let Some(inbox) = self.route(to) {
             inbox.asked(self.context.identity.node, ask);
+            inbox.rouse();
         }
     }
 
@@ -147,6 +149,7 @@ impl Transport for Connected {
         let Some(inbox) = self.route(to) else { return };
         if let Some(piece) = self.context.snapshots.read(to, ask) {
             inbox.answered(self.context.identity.node, piece);
+            inbox.rouse();
         }
     }
 

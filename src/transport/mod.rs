@@ -96,7 +96,8 @@ pub struct Incoming {
     pub entries: Vec<Entry>,
 }
 
-/// Takes messages in.
+/// Takes messages in. Once one or more were handed over, [`Inbox::attend`] or [`Inbox::rouse`] must be called, or the
+/// node does not look at them before its next deadline.
 pub trait Inbox: Send + Sync + 'static {
     /// Hands a message to the node, or drops it if the node's queue is full. Never waits.
     fn deliver(&self, incoming: Incoming);
@@ -106,6 +107,13 @@ pub trait Inbox: Send + Sync + 'static {
 
     /// Likewise what was asked for.
     fn answered(&self, from: NodeId, piece: Piece);
+
+    /// Has the node look at what was handed over, in this thread if no other is at it. That can take as long as a write
+    /// to its log, and as long as its disk hangs: for threads of the node's own transport, before they wait for more.
+    fn attend(&self);
+
+    /// Has the node look at what was handed over, in a thread of its own. Never waits.
+    fn rouse(&self);
 }
 
 /// Reads entries for sending.

@@ -214,3 +214,72 @@ fn a_transfer_ends_with_the_leadership() {
     let other = Refusal::NotLeader { leader: None };
     assert_eq!(step(&mut raft, Event::Propose { count: 1 }), refused(other));
 }
+
+/// Lets a leader tick until `end`, each heartbeat answered by B and C, who have all that it has; what else it sent or
+/// gave up.
+fn answered_until(raft: &mut Raft, end: Time) -> Vec<Effect> {
+    let mut told = Vec::new();
+    while raft.deadline() < end {
+        let at = raft.deadline();
+        let mut effects = step_at(raft, at, Event::Tick);
+        let rounds: Vec<(NodeId, u64)> = effects.iter().filter_map(heartbeat_round).collect();
+        for (from, round) in rounds {
+            let last = raft.pointers().last.index.0;
+            effects.extend(step_at(raft, at, received(from, 1, matched(last, round))));
+        }
+        told.extend(effects.into_iter().filter(|effect| match effect {
+            Effect::Send { .. } => heartbeat_round(effect).is_none(),
+            Effect::TransferAbandoned | Effect::Status(_) => true,
+            _ => false,
+        }));
+    }
+    told
+}
+
+fn heartbeat_round(effect: &Effect) -> Option<(NodeId, u64)> {
+    let Effect::Send { to, message, .. } = effect else {
+        return None;
+    };
+    match message.body {
+        Body::Append { round, .. } => Some((*to, round)),
+        _ => None,
+    }
+}
+
+/// Not in the paper, where a leader writes to disk before it answers anybody. A leader that is heard by a quorum, and
+/// whose own disk hangs, would lead on for ever while nothing that its clients propose can be waited for.
+#[test]
+fn a_leader_whose_disk_hangs_for_an_election_timeout_hands_over() {
+    let timeout = config().election_timeout;
+    let idle = Time::default().after(timeout * 20);
+    let mut raft = settled();
+    let told = answered_until(&mut raft, idle);
+    assert_eq!(told, [], "it has nothing to write");
+    // It writes, and gets nowhere.
+    step_at(&mut raft, idle, Event::Propose { count: 1 });
+    let told = answered_until(&mut raft, idle.after(timeout));
+    assert_eq!(sends(&told), [], "it may be slow");
+    let told = answered_until(&mut raft, idle.after(timeout * 2));
+    // Of two that are equally far it is the first.
+    assert_eq!(sends(&told)[0], now(B, 1, Body::TimeoutNow));
+    // If nothing comes of it, it leads on, and tries again.
+    let told = answered_until(&mut raft, idle.after(timeout * 4));
+    assert!(told.contains(&Effect::TransferAbandoned));
+    assert!(sends(&told).contains(&now(B, 1, Body::TimeoutNow)));
+    assert_eq!(raft.status().role, RoleName::Leader);
+}
+
+#[test]
+fn a_leader_whose_disk_is_slow_leads_on() {
+    let timeout = config().election_timeout;
+    let mut raft = settled();
+    step(&mut raft, Event::Propose { count: 1 });
+    for seq in 3..20 {
+        step(&mut raft, Event::Propose { count: 1 });
+        let end = raft.deadline().after(timeout);
+        assert_eq!(answered_until(&mut raft, end), []);
+        // One write an election timeout is all it does, and it is never done.
+        let durable = Durable::for_simulation(WriteSeq(seq));
+        step_at(&mut raft, end, Event::Persisted(durable));
+    }
+}

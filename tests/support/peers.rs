@@ -87,6 +87,7 @@ impl Peers {
             message,
             entries,
         });
+        self.inbox.rouse();
     }
 
     /// The next message that leaves the node.

@@ -147,7 +147,18 @@ fn deliver(stream: TcpStream, shared: &Shared, from: NodeId) -> io::Result<()> {
                 });
             }
         }
+        if !holds_frame(reader.buffer(), limit) {
+            inbox.attend();
+        }
     }
+}
+
+/// Whether the next frame is here already, or what cannot be one.
+fn holds_frame(buffer: &[u8], limit: usize) -> bool {
+    let Some((head, rest)) = buffer.split_first_chunk::<{ wire::FRAME_HEAD_BYTES }>() else {
+        return false;
+    };
+    wire::decode_head(head, limit).is_ok_and(|(len, _)| rest.len() >= len)
 }
 
 fn invalid(error: crate::codec::Malformed) -> io::Error {

@@ -42,6 +42,10 @@ impl Inbox for Collect {
     fn answered(&self, _: NodeId, piece: Piece) {
         let _ = self.1.send(Transfer::Piece(piece));
     }
+
+    fn attend(&self) {}
+
+    fn rouse(&self) {}
 }
 
 /// A snapshot whose every piece begins where it was asked for, and is as long as the longest.

@@ -1,0 +1,168 @@
+//! Who takes the turns of consensus: whichever of the node's own threads has the news, so that nobody need be woken to
+//! hear it. The raft thread when a deadline has come, or when nobody else is there; the log thread between two
+//! syncs; a transport's thread that has brought messages. One at a time: the [`Mailbox`] says whose turn it is.
+//!
+//! A client's thread never takes one: consensus must not wait for a thread that the embedder may have slowed down.
+
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::apply::ApplyQueue;
+use super::consensus::Consensus;
+use super::mailbox::{Left, Mailbox};
+use super::progress::Progress;
+use super::writer::LogQueue;
+use crate::snapshot::{Ask, Piece};
+use crate::state_machine::StateMachine;
+use crate::transport::{Inbox, Incoming};
+use crate::types::{Durable, NodeId};
+
+pub(super) struct Turns<M: StateMachine> {
+    mailbox: Arc<Mailbox<M, M::Reply>>,
+    log: Arc<LogQueue>,
+    apply: Arc<ApplyQueue<M>>,
+    progress: Arc<Progress>,
+    /// None before the node has started, and once it has stopped.
+    consensus: Mutex<Option<Consensus<M>>>,
+}
+
+impl<M: StateMachine> Turns<M> {
+    pub(super) const fn new(
+        mailbox: Arc<Mailbox<M, M::Reply>>,
+        log: Arc<LogQueue>,
+        apply: Arc<ApplyQueue<M>>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Self {
+            mailbox,
+            log,
+            apply,
+            progress,
+            consensus: Mutex::new(None),
+        }
+    }
+
+    /// Begins: turns can be taken from now on, until what is returned is dropped.
+    pub(super) fn begin(self: &Arc<Self>, mut consensus: Consensus<M>) -> RaftThread<M> {
+        consensus.begin();
+        *self.consensus.lock() = Some(consensus);
+        RaftThread(Arc::clone(self))
+    }
+
+    /// What stops the node unless it is told, before it is dropped, that there is no reason to.
+    pub(super) fn end_guard(&self, reason: String) -> EndGuard<M> {
+        EndGuard {
+            mailbox: Arc::clone(&self.mailbox),
+            apply: Arc::clone(&self.apply),
+            progress: Arc::clone(&self.progress),
+            reason: Some(reason),
+        }
+    }
+
+    /// The log thread, between two syncs.
+    pub(super) fn take_by_log(&self, durable: Option<Durable>) {
+        if let Some(durable) = durable {
+            self.mailbox.persisted(durable);
+        }
+        if self.mailbox.begin() {
+            self.log
+                .in_turn(|| self.take_or_stop(|| !self.log.has_jobs()));
+        }
+    }
+
+    /// Takes the turn, which the caller has, and goes on while there is more to do and `goes_on`.
+    fn take(&self, goes_on: impl Fn() -> bool) -> Result<(), String> {
+        let mut consensus = self.consensus.lock();
+        while let Some(consensus) = &mut *consensus {
+            if consensus.turn()? == Left::Nothing {
+                return Ok(());
+            }
+            if !goes_on() {
+                break;
+            }
+        }
+        drop(consensus);
+        self.mailbox.hand_on();
+        Ok(())
+    }
+
+    /// A turn on a thread that does not end with it: what ends the turn stops the node.
+    fn take_or_stop(&self, goes_on: impl Fn() -> bool) {
+        let mut end = self.end_guard("consensus panicked".to_owned());
+        end.reason = self.take(goes_on).err();
+    }
+}
+
+/// The raft thread's own. However that ends, consensus is dropped, with what waits in it, and the log thread ends after
+/// it.
+pub(super) struct RaftThread<M: StateMachine>(Arc<Turns<M>>);
+
+impl<M: StateMachine> RaftThread<M> {
+    /// Takes turns until the node stops.
+    ///
+    /// # Errors
+    /// What stopped the log.
+    pub(super) fn run(self) -> Result<(), String> {
+        while self.0.mailbox.wait().is_ok() {
+            self.0.take(|| true)?;
+        }
+        Ok(())
+    }
+}
+
+impl<M: StateMachine> Drop for RaftThread<M> {
+    fn drop(&mut self) {
+        let consensus = self.0.consensus.lock().take();
+        drop(consensus);
+        self.0.log.close();
+    }
+}
+
+impl<M: StateMachine> Inbox for Turns<M> {
+    fn deliver(&self, incoming: Incoming) {
+        self.mailbox.deliver(incoming);
+    }
+
+    fn asked(&self, from: NodeId, ask: Ask) {
+        self.mailbox.asked(from, ask);
+    }
+
+    fn answered(&self, from: NodeId, piece: Piece) {
+        self.mailbox.answered(from, piece);
+    }
+
+    fn attend(&self) {
+        if self.mailbox.begin() {
+            self.take_or_stop(|| false);
+        }
+    }
+
+    fn rouse(&self) {
+        self.mailbox.rouse();
+    }
+}
+
+/// Ends the whole node when one of its threads ends, or a turn of consensus, for whatever reason.
+pub(super) struct EndGuard<M: StateMachine> {
+    mailbox: Arc<Mailbox<M, M::Reply>>,
+    apply: Arc<ApplyQueue<M>>,
+    progress: Arc<Progress>,
+    pub(super) reason: Option<String>,
+}
+
+impl<M: StateMachine> Drop for EndGuard<M> {
+    fn drop(&mut self) {
+        match &self.reason {
+            Some(reason) => {
+                crate::trace::warn!(reason, "the node stops");
+                self.mailbox.stop(reason);
+            }
+            // It ended because another thread did, which will say why.
+            None if self.mailbox.stopped().is_none() => return,
+            None => {}
+        }
+        self.apply.stop();
+        self.progress.end();
+    }
+}
