@@ -1,7 +1,8 @@
-//! What threads meet at: locks, flags, other threads, the time. The log and the simulated disk name them from here.
+//! What threads meet at: locks, flags, other threads, the time. The log, the turns of consensus and the simulated disk
+//! name them from here.
 //!
 //! In the crate's own unit tests they are stand-ins, so that a schedule explorer can run the shipped code
-//! (`wal/tests/schedules.rs`): inside an exploration every use of one is a place where the explorer may let
+//! (`wal/tests/schedules.rs`, `runtime/turns/schedules.rs`): inside an exploration every use of one is a place where the explorer may let
 //! another thread go on, and outside of it they are the real ones.
 
 #[cfg(not(test))]
@@ -23,5 +24,5 @@ pub(crate) fn now() -> std::time::Instant {
 mod explored;
 #[cfg(test)]
 pub(crate) use explored::{
-    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, explored, now, thread,
+    AtomicBool, AtomicU64, Condvar, Mutex, MutexGuard, OnceLock, explore, now, thread,
 };

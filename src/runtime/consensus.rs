@@ -9,6 +9,7 @@ use super::apply::{ApplyQueue, ReadJob};
 use super::mailbox::{Command, Left, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
+use super::turns::Turn;
 use super::writer::{Ended, LogJob, LogQueue};
 use crate::driver::{
     Carried, Handed, Handover, Members, Proposals, Reads, Transfer, config_of, configs_in,
@@ -56,23 +57,21 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) proposed: Vec<Proposed<M::Reply>>,
 }
 
-impl<M: StateMachine> Consensus<M> {
-    /// Carries out what is known from before a restart: what was committed can be applied at once.
-    pub(super) fn begin(&mut self) {
-        self.commit(self.raft.pointers().committed);
-    }
-
-    /// Takes a turn: does all there is to do now.
-    ///
-    /// # Errors
-    /// What stopped the log.
-    pub(super) fn turn(&mut self) -> Result<Left, String> {
+impl<M: StateMachine> Turn for Consensus<M> {
+    fn turn(&mut self) -> Result<Left, String> {
         let mut mail = std::mem::take(&mut self.mail);
         self.mailbox.collect(&mut mail);
         self.handle(&mut mail)?;
         self.mail = mail;
         let deadline = self.origin + Duration::from_micros(self.raft.deadline().0);
         Ok(self.mailbox.leave(deadline, self.raft.gathers()))
+    }
+}
+
+impl<M: StateMachine> Consensus<M> {
+    /// Carries out what is known from before a restart: what was committed can be applied at once.
+    pub(super) fn begin(&mut self) {
+        self.commit(self.raft.pointers().committed);
     }
 
     fn now(&self) -> Time {

@@ -12,13 +12,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
 use super::writer::LogQueue;
 use crate::config::memory_of;
 use crate::snapshot::{Ask, Piece, Whole};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::transport::Incoming;
 use crate::types::{Bytes, Change, Durable, LogId, Member, Membership, NodeId};
 
@@ -187,7 +186,7 @@ impl<S, R> Mailbox<S, R> {
             proposed_bytes: 0,
             gathers: false,
             taken: false,
-            deadline: Instant::now(),
+            deadline: now(),
             raft: Sleep::Awake,
             stopped: None,
         };
@@ -209,7 +208,7 @@ impl<S, R> Mailbox<S, R> {
         loop {
             queued.running()?;
             let deadline = queued.deadline;
-            let overdue = deadline <= Instant::now();
+            let overdue = deadline <= now();
             if !queued.taken && (overdue || queued.has_work()) {
                 queued.taken = true;
                 return Ok(());

@@ -246,7 +246,7 @@ impl<M: StateMachine> Runtime<M> {
             slots: Replies::new(),
             reads: Vec::new(),
         };
-        let consensus = Consensus {
+        let mut consensus = Consensus {
             raft,
             origin,
             log,
@@ -284,6 +284,7 @@ impl<M: StateMachine> Runtime<M> {
             );
             Ok(())
         })?;
+        consensus.begin();
         let raft = turns.begin(consensus);
         runtime.spawn("log", move || {
             writer

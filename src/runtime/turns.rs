@@ -6,8 +6,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::apply::ApplyQueue;
 use super::consensus::Consensus;
 use super::mailbox::{Left, Mailbox};
@@ -15,20 +13,30 @@ use super::progress::Progress;
 use super::writer::LogQueue;
 use crate::snapshot::{Ask, Piece};
 use crate::state_machine::StateMachine;
+use crate::sync::Mutex;
 use crate::transport::{Inbox, Incoming};
 use crate::types::{Durable, NodeId};
 
-pub(super) struct Turns<M: StateMachine> {
+/// What is done in a turn: consensus, but for tests of who takes them.
+pub(super) trait Turn: Send {
+    /// Does all there is to do, and gives the turn back if nothing is left.
+    ///
+    /// # Errors
+    /// What stops the node.
+    fn turn(&mut self) -> Result<Left, String>;
+}
+
+pub(super) struct Turns<M: StateMachine, T = Consensus<M>> {
     mailbox: Arc<Mailbox<M, M::Reply>>,
     log: Arc<LogQueue>,
     apply: Arc<ApplyQueue<M>>,
     progress: Arc<Progress>,
     /// None before the node has started, and once it has stopped.
-    consensus: Mutex<Option<Consensus<M>>>,
+    consensus: Mutex<Option<T>>,
 }
 
-impl<M: StateMachine> Turns<M> {
-    pub(super) const fn new(
+impl<M: StateMachine, T: Turn> Turns<M, T> {
+    pub(super) fn new(
         mailbox: Arc<Mailbox<M, M::Reply>>,
         log: Arc<LogQueue>,
         apply: Arc<ApplyQueue<M>>,
@@ -44,8 +52,7 @@ impl<M: StateMachine> Turns<M> {
     }
 
     /// Begins: turns can be taken from now on, until what is returned is dropped.
-    pub(super) fn begin(self: &Arc<Self>, mut consensus: Consensus<M>) -> RaftThread<M> {
-        consensus.begin();
+    pub(super) fn begin(self: &Arc<Self>, consensus: T) -> RaftThread<M, T> {
         *self.consensus.lock() = Some(consensus);
         RaftThread(Arc::clone(self))
     }
@@ -96,9 +103,9 @@ impl<M: StateMachine> Turns<M> {
 
 /// The raft thread's own. However that ends, consensus is dropped, with what waits in it, and the log thread ends after
 /// it.
-pub(super) struct RaftThread<M: StateMachine>(Arc<Turns<M>>);
+pub(super) struct RaftThread<M: StateMachine, T: Turn>(Arc<Turns<M, T>>);
 
-impl<M: StateMachine> RaftThread<M> {
+impl<M: StateMachine, T: Turn> RaftThread<M, T> {
     /// Takes turns until the node stops.
     ///
     /// # Errors
@@ -111,7 +118,7 @@ impl<M: StateMachine> RaftThread<M> {
     }
 }
 
-impl<M: StateMachine> Drop for RaftThread<M> {
+impl<M: StateMachine, T: Turn> Drop for RaftThread<M, T> {
     fn drop(&mut self) {
         let consensus = self.0.consensus.lock().take();
         drop(consensus);
@@ -119,7 +126,7 @@ impl<M: StateMachine> Drop for RaftThread<M> {
     }
 }
 
-impl<M: StateMachine> Inbox for Turns<M> {
+impl<M: StateMachine, T: Turn + 'static> Inbox for Turns<M, T> {
     fn deliver(&self, incoming: Incoming) {
         self.mailbox.deliver(incoming);
     }
@@ -166,3 +173,6 @@ impl<M: StateMachine> Drop for EndGuard<M> {
         self.progress.end();
     }
 }
+
+#[cfg(test)]
+mod schedules;

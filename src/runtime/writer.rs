@@ -8,9 +8,8 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use crate::raft::message::Message;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 use crate::transport::Transport;
 use crate::types::{Durable, NodeId, Staged};
 use crate::wal::{Wal, WalError};
@@ -72,7 +71,7 @@ pub(super) struct Ended;
 
 impl LogQueue {
     /// A queue on which writes of so many bytes may wait.
-    pub(super) const fn new(most: u64) -> Self {
+    pub(super) fn new(most: u64) -> Self {
         let waiting = Waiting {
             jobs: Vec::new(),
             bytes: 0,

@@ -14,7 +14,13 @@ use parking_lot::MutexGuard as RealGuard;
 use shuttle::rand::{Rng, thread_rng};
 use shuttle::sync as explorer;
 
+mod explore;
 pub(crate) mod thread;
+
+pub(crate) use explore::explore;
+
+/// A moment so far away does not come in an exploration.
+const NEVER: Duration = Duration::from_secs(3_600);
 
 thread_local! {
     static EXPLORING: Cell<bool> = const { Cell::new(false) };
@@ -23,7 +29,7 @@ thread_local! {
 }
 
 /// Calls `run`, which starts an explorer on this thread.
-pub(crate) fn explored<T>(run: impl FnOnce() -> T) -> T {
+fn explored<T>(run: impl FnOnce() -> T) -> T {
     struct Over;
     impl Drop for Over {
         fn drop(&mut self) {
@@ -135,6 +141,15 @@ impl Condvar {
         }
     }
 
+    pub(crate) fn notify_one(&self) {
+        match &self.explored {
+            Some(explored) => explored.notify_one(),
+            None => {
+                self.real.notify_one();
+            }
+        }
+    }
+
     pub(crate) fn notify_all(&self) {
         match &self.explored {
             Some(explored) => explored.notify_all(),
@@ -158,9 +173,13 @@ impl Condvar {
         }
     }
 
-    /// An explorer knows no time: the moment comes when the others have had a turn.
+    /// An explorer knows no time: the moment comes when the others have had a turn, unless it is far away.
     pub(crate) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, until: Instant) -> Waited {
         if self.explored.is_some() {
+            if until > now() + NEVER {
+                self.wait(guard);
+                return Waited { timed_out: false };
+            }
             MutexGuard::unlocked(guard, shuttle::thread::yield_now);
             return Waited { timed_out: true };
         }
