@@ -84,7 +84,6 @@ fn a_killed_process_starts_again_from_its_snapshot_with_all_it_acknowledged() {
             snapshot >= first + 24,
             "{first} without what slow followers may need"
         );
-        assert_eq!(snapshot % 50, 0);
         cluster.kill(1).unwrap();
     }
     cluster.start(1).unwrap();
