@@ -88,6 +88,11 @@ fn a_malformed_command_line_is_told_what_was_expected() {
         ),
         (&["demo", "--nodes", "2"], &["odd number"]),
         (&["demo", "--seconds", "0"], &["--seconds", "1..=86400"]),
+        (&["soak", "--minutes", "0"], &["--minutes", "0.01 to 10000"]),
+        (
+            &["soak", "--kill-every", "2"],
+            &["--kill-every", "3..=3600"],
+        ),
         (&["simulate"], &["--seeds"]),
         (&["simulate", "--seeds", "7..7"], &["7..7", "A..B"]),
         (&["dump"], &["<DIR>"]),

@@ -1,10 +1,12 @@
 //! JSON, read: strict, and only as much as the command line prints.
 
-/// A value. Numbers are those of indices and sizes.
+/// A value. Numbers are those of indices and sizes; what is below zero or has a fraction is apart.
 #[derive(Clone, PartialEq, Debug)]
 pub(crate) enum Json {
     Null,
+    Bool(bool),
     Number(u64),
+    Real(f64),
     Text(String),
     List(Vec<Json>),
     Object(Vec<(String, Json)>),
@@ -79,6 +81,11 @@ fn value(rest: &mut &str) -> Json {
     if eat(rest, "null") {
         return Json::Null;
     }
+    for bool in [true, false] {
+        if eat(rest, &bool.to_string()) {
+            return Json::Bool(bool);
+        }
+    }
     if eat(rest, "[") {
         let mut list = Vec::new();
         while !eat(rest, "]") {
@@ -105,14 +112,12 @@ fn value(rest: &mut &str) -> Json {
         return Json::Text(string(rest));
     }
     let trimmed = rest.trim_start();
-    let end = trimmed.find(|c: char| !c.is_ascii_digit());
+    let end = trimmed.find(|c: char| !c.is_ascii_digit() && !"-.".contains(c));
     let (digits, after) = trimmed.split_at(end.unwrap_or(trimmed.len()));
     *rest = after;
-    Json::Number(
-        digits
-            .parse()
-            .unwrap_or_else(|_| panic!("no value: {trimmed}")),
-    )
+    let real = |_| digits.parse().map(Json::Real);
+    let number = digits.parse().map(Json::Number).or_else(real);
+    number.unwrap_or_else(|_| panic!("no value: {trimmed}"))
 }
 
 /// The rest of a string whose quote was eaten.

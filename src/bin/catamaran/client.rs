@@ -25,10 +25,15 @@ pub(crate) enum Answer {
 
 impl Connection {
     pub(crate) fn open(addr: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&addr, PATIENCE)?;
+        Self::open_patiently(addr, PATIENCE)
+    }
+
+    /// Each request on it may take so long.
+    pub(crate) fn open_patiently(addr: SocketAddr, patience: Duration) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&addr, patience)?;
         stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.set_write_timeout(Some(patience))?;
         Ok(Self {
             stream: BufReader::new(stream),
         })
@@ -42,13 +47,14 @@ impl Connection {
 
     /// Asks. Answers come in the order of the requests.
     pub(crate) fn send(&mut self, args: &[&[u8]]) -> io::Result<()> {
-        let mut request = format!("*{}\r\n", args.len()).into_bytes();
-        for arg in args {
-            request.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
-            request.extend_from_slice(arg);
-            request.extend_from_slice(b"\r\n");
-        }
-        self.stream.get_mut().write_all(&request)
+        let mut request = Vec::new();
+        encode(args, &mut request);
+        self.send_encoded(&request)
+    }
+
+    /// Asks what [`encode`] made, be it many requests.
+    pub(crate) fn send_encoded(&mut self, requests: &[u8]) -> io::Result<()> {
+        self.stream.get_mut().write_all(requests)
     }
 
     /// Waits for the answer to the request that was sent first.
@@ -84,6 +90,16 @@ impl Connection {
                 "INFO was answered with {other:?}"
             ))),
         }
+    }
+}
+
+/// Appends a request, as the protocol writes it.
+pub(crate) fn encode(args: &[&[u8]], out: &mut Vec<u8>) {
+    out.extend_from_slice(format!("*{}\r\n", args.len()).as_bytes());
+    for arg in args {
+        out.extend_from_slice(format!("${}\r\n", arg.len()).as_bytes());
+        out.extend_from_slice(arg);
+        out.extend_from_slice(b"\r\n");
     }
 }
 
@@ -129,19 +145,15 @@ pub(crate) enum Outcome {
 
 /// A client that finds its way to the leader.
 pub(crate) struct Client {
-    addrs: Vec<SocketAddr>,
-    /// Where it asks next.
-    at: usize,
+    route: Route,
     connection: Option<Connection>,
 }
 
 impl Client {
     /// `first` is which of `addrs` is asked first.
     pub(crate) fn new(addrs: Vec<SocketAddr>, first: usize) -> Self {
-        let at = first % addrs.len();
         Self {
-            addrs,
-            at,
+            route: Route::new(addrs, first),
             connection: None,
         }
     }
@@ -159,12 +171,14 @@ impl Client {
                     Ok(_) => return Outcome::Acknowledged,
                     // It was sent, and may have been taken.
                     Err(_) => {
-                        self.next();
+                        self.connection = None;
+                        self.route.next();
                         return Outcome::Unknown;
                     }
                 },
             };
-            self.redirect(&refused);
+            self.connection = None;
+            self.route.redirect(&refused);
             if Instant::now() >= deadline {
                 return Outcome::Refused(refused);
             }
@@ -173,28 +187,49 @@ impl Client {
 
     fn connect(&mut self) -> io::Result<&mut Connection> {
         if self.connection.is_none() {
-            self.connection = Some(Connection::open(self.addrs[self.at])?);
+            self.connection = Some(Connection::open(self.route.addr())?);
         }
         self.connection
             .as_mut()
             .ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
+}
 
-    fn next(&mut self) {
-        self.connection = None;
+/// Where the leader may be.
+pub(crate) struct Route {
+    addrs: Vec<SocketAddr>,
+    /// Who is asked next.
+    at: usize,
+}
+
+impl Route {
+    /// `first` is which of `addrs` is asked first.
+    pub(crate) fn new(addrs: Vec<SocketAddr>, first: usize) -> Self {
+        let at = first % addrs.len();
+        Self { addrs, at }
+    }
+
+    /// Which of the addresses is asked next.
+    pub(crate) const fn at(&self) -> usize {
+        self.at
+    }
+
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.addrs[self.at]
+    }
+
+    /// Has somebody else asked.
+    pub(crate) fn next(&mut self) {
         self.at = (self.at + 1) % self.addrs.len();
     }
 
-    /// Goes where a refusal says the leader is, or else asks somebody else.
-    fn redirect(&mut self, refused: &str) {
+    /// Goes where a refusal says the leader is, or else to somebody else.
+    pub(crate) fn redirect(&mut self, refused: &str) {
         let addr = refused
             .strip_prefix("MOVED 0 ")
             .and_then(|addr| addr.parse().ok());
         match addr.and_then(|addr: SocketAddr| self.addrs.iter().position(|own| *own == addr)) {
-            Some(at) => {
-                self.connection = None;
-                self.at = at;
-            }
+            Some(at) => self.at = at,
             None => {
                 self.next();
                 // Nobody leads for the moment; asking in a tight loop would only delay the election.

@@ -138,11 +138,30 @@ impl Cluster {
         let Some(mut child) = self.children[id - 1].take() else {
             return Ok(None);
         };
-        let asked = Command::new("kill").arg(child.id().to_string()).status()?;
-        if !asked.success() {
+        if signal("TERM", &child).is_err() {
             child.kill()?;
         }
         child.wait().map(Some)
+    }
+
+    /// Has a running node stand still (SIGSTOP) while `meanwhile` runs.
+    pub(crate) fn pause<T>(
+        &self,
+        id: usize,
+        meanwhile: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let child = self.children[id - 1].as_ref();
+        let child = child.ok_or_else(|| io::Error::other(format!("node {id} is down")))?;
+        signal("STOP", child)?;
+        let done = meanwhile();
+        signal("CONT", child)?;
+        done
+    }
+
+    /// The process of each node that runs.
+    pub(crate) fn pids(&self) -> impl Iterator<Item = (usize, u32)> {
+        let running = self.children.iter().zip(1..);
+        running.filter_map(|(child, id)| Some((id, child.as_ref()?.id())))
     }
 
     /// A node that has ended although nobody asked it to.
@@ -166,9 +185,17 @@ impl Cluster {
 
     /// Waits until some running node leads.
     pub(crate) fn wait_leader(&self) -> io::Result<usize> {
+        self.wait_leader_among(1..=self.size())
+    }
+
+    /// Waits until one of these leads, which need not all run.
+    pub(crate) fn wait_leader_among(
+        &self,
+        ids: impl Iterator<Item = usize> + Clone,
+    ) -> io::Result<usize> {
         self.wait("a leader", || {
             let leads = |id: &usize| self.info(*id).is_ok_and(|info| info.role == "leader");
-            (1..=self.size())
+            ids.clone()
                 .filter(|id| self.children[id - 1].is_some())
                 .find(leads)
         })
@@ -200,6 +227,16 @@ impl Cluster {
             std::thread::park_timeout(Duration::from_millis(10));
         }
     }
+}
+
+/// Sends a signal by the name that `kill` knows it by.
+fn signal(name: &str, child: &Child) -> io::Result<()> {
+    let mut kill = Command::new("kill");
+    let status = kill.args(["-s", name, &child.id().to_string()]).status()?;
+    if status.success() {
+        return Ok(());
+    }
+    Err(io::Error::other(format!("kill -s {name}: {status}")))
 }
 
 impl Drop for Cluster {

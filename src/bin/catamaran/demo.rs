@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::cluster::Cluster;
 use crate::json::Object;
 use crate::load::{Load, Written};
+use crate::temp::TempDir;
 use crate::{Failure, parse_nodes, replay};
 
 const WRITERS: usize = 8;
@@ -55,8 +56,8 @@ impl Demo {
         for signal in [SIGINT, SIGTERM] {
             signal_hook::flag::register(signal, Arc::clone(&stop)).map_err(Failure::runtime)?;
         }
-        let dir = TempDir::create().map_err(Failure::runtime)?;
-        let verdict = self.show(&dir.0, &stop).map_err(Failure::runtime)?;
+        let dir = TempDir::create("demo").map_err(Failure::runtime)?;
+        let verdict = self.show(dir.path(), &stop).map_err(Failure::runtime)?;
         let Some(verdict) = verdict else {
             return Err(Failure::runtime("interrupted"));
         };
@@ -233,23 +234,6 @@ impl Verdict {
             "logs                  {identical}, {} entries on each node",
             self.last_index
         );
-    }
-}
-
-/// A temporary directory, removed at the end whatever it is.
-struct TempDir(std::path::PathBuf);
-
-impl TempDir {
-    fn create() -> io::Result<Self> {
-        let dir = std::env::temp_dir().join(format!("catamaran-demo-{}", std::process::id()));
-        std::fs::create_dir(&dir)?;
-        Ok(Self(dir))
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }
 

@@ -153,6 +153,12 @@ impl Kv {
             .map_or(Reply::Nil, |value| Reply::Bulk(value.to_vec()))
     }
 
+    /// The number that a counter has; 0 if it is not there, or is no number.
+    pub(crate) fn number(&self, key: &[u8]) -> i64 {
+        let value = self.map.get(key);
+        value.and_then(|value| parse_int(value)).unwrap_or(0)
+    }
+
     pub(crate) fn contains(&self, key: &[u8]) -> bool {
         self.map.contains_key(key)
     }

@@ -38,8 +38,9 @@ pub(crate) struct Written {
     pub(crate) failed: Option<String>,
 }
 
+/// What writers tell, and are told.
 #[derive(Default)]
-struct Shared {
+pub(crate) struct Shared {
     stop: AtomicBool,
     acknowledged: AtomicU64,
     /// Told of the next acknowledgement of a write that was begun after the moment.
@@ -62,23 +63,17 @@ impl Load {
 
     /// How many writes were acknowledged so far.
     pub(crate) fn acknowledged(&self) -> u64 {
-        self.shared.acknowledged.load(Ordering::Relaxed)
+        self.shared.acknowledged()
     }
 
     /// Gets the moment of the first acknowledgement of a write that was begun after `since`.
     pub(crate) fn watch(&self, since: Instant) -> Receiver<Instant> {
-        let (sender, receiver) = mpsc::channel();
-        *self
-            .shared
-            .watch
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = Some((since, sender));
-        receiver
+        self.shared.watch(since)
     }
 
     /// Ends all writers.
     pub(crate) fn stop(self) -> Vec<Written> {
-        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.end();
         self.writers
             .into_iter()
             .filter_map(|writer| writer.join().ok())
@@ -93,7 +88,7 @@ impl Shared {
             ..Written::default()
         };
         for number in 0.. {
-            if self.stop.load(Ordering::Relaxed) {
+            if self.is_over() {
                 break;
             }
             let (key, value) = entry(writer, number);
@@ -102,8 +97,7 @@ impl Shared {
             match client.write(&args, begun + PATIENCE) {
                 Outcome::Acknowledged => {
                     written.acknowledged.push(number);
-                    self.acknowledged.fetch_add(1, Ordering::Relaxed);
-                    self.tell(begun);
+                    self.tell(begun, 1);
                 }
                 Outcome::Unknown => written.unknown += 1,
                 Outcome::Refused(why) => {
@@ -115,7 +109,31 @@ impl Shared {
         written
     }
 
-    fn tell(&self, begun: Instant) {
+    /// Has the writers end.
+    pub(crate) fn end(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the writers are to end.
+    pub(crate) fn is_over(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// How many writes were acknowledged so far.
+    pub(crate) fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::Relaxed)
+    }
+
+    /// Gets the moment of the first acknowledgement of a write that was begun after `since`.
+    pub(crate) fn watch(&self, since: Instant) -> Receiver<Instant> {
+        let (sender, receiver) = mpsc::channel();
+        *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some((since, sender));
+        receiver
+    }
+
+    /// Counts writes that were begun then, and are acknowledged.
+    pub(crate) fn tell(&self, begun: Instant, writes: u64) {
+        self.acknowledged.fetch_add(writes, Ordering::Relaxed);
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.as_ref().is_some_and(|(since, _)| begun >= *since)
             && let Some((_, sender)) = watch.take()

@@ -24,6 +24,8 @@ mod resp;
 mod serve;
 mod session;
 mod simulate;
+mod soak;
+mod temp;
 mod tools;
 
 /// What --peers looks like.
@@ -42,6 +44,8 @@ enum Command {
     Serve(serve::Serve),
     /// Shows a cluster losing its leader and nothing else
     Demo(demo::Demo),
+    /// Keeps a cluster under full load while its nodes are killed, and counts what is lost
+    Soak(soak::Soak),
     /// Measures, in turns with the bare device
     Bench(bench::Bench),
     Simulate(simulate::Simulate),
@@ -101,6 +105,7 @@ fn main() -> ExitCode {
             serve.run()
         }
         Command::Demo(demo) => demo.run(),
+        Command::Soak(soak) => soak.run(),
         Command::Bench(bench) => bench.run(),
         Command::Simulate(simulate) => simulate.run(),
         Command::Inspect(inspect) => inspect.run(),

@@ -2,10 +2,13 @@
 
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 
-use catamaran::log::open_read_only;
+use catamaran::log::{Inspection, open_read_only};
+use catamaran::snapshot::SnapshotStore;
 use catamaran::types::LogIndex;
-use catamaran::{Entry, EntryKind};
+use catamaran::vfs::StdDisk;
+use catamaran::{Entry, EntryKind, StateMachine as _};
 
 use crate::kv::Kv;
 use crate::load::{Written, entry};
@@ -14,24 +17,48 @@ use crate::resp::Reply;
 /// One node's log and what it makes of the store.
 pub(crate) struct Replayed {
     pub(crate) entries: Vec<Entry>,
-    store: Kv,
+    pub(crate) store: Kv,
 }
 
-/// Reads all of a node's log from its directory.
+/// Reads the newest snapshot and all of the log from a stopped node's directory.
 pub(crate) fn replay(dir: &Path) -> io::Result<Replayed> {
     let log = open_read_only(dir).map_err(io::Error::other)?;
-    let entries = log.entries(LogIndex::ZERO, LogIndex(u64::MAX));
+    let mut store = Kv::default();
+    let restored = restore(dir, &log, &mut store)?;
+    let first = log.wal().first();
+    if first.0 > restored.0 + 1 {
+        let what = format!("the log begins at {first}, and the newest snapshot ends at {restored}");
+        return Err(io::Error::other(what));
+    }
+    let entries = log.entries(first, LogIndex(u64::MAX));
     let entries = entries
         .collect::<Result<Vec<Entry>, _>>()
         .map_err(io::Error::other)?;
-    let mut store = Kv::default();
-    for entry in entries
+    let after = entries
         .iter()
-        .filter(|entry| entry.kind == EntryKind::Normal)
-    {
+        .filter(|entry| entry.id.index > restored && entry.kind == EntryKind::Normal);
+    for entry in after {
         store.apply_one(&entry.payload);
     }
     Ok(Replayed { entries, store })
+}
+
+/// Restores the newest snapshot if there is one, and tells which entry it goes to.
+fn restore(dir: &Path, log: &Inspection, store: &mut Kv) -> io::Result<LogIndex> {
+    let Some(identity) = log.wal().identity() else {
+        return Ok(LogIndex::ZERO);
+    };
+    let (disk, dir) = (Arc::new(StdDisk), dir.join("snapshots"));
+    let (_, found) = SnapshotStore::open(disk, dir, identity.cluster).map_err(io::Error::other)?;
+    if let Some((_, error)) = found.damaged.into_iter().next() {
+        return Err(io::Error::other(error));
+    }
+    let Some(newest) = found.newest else {
+        return Ok(LogIndex::ZERO);
+    };
+    let restored = newest.restore(|format, from| store.restore(format, from));
+    restored.map_err(io::Error::other)?;
+    Ok(newest.meta().last.index)
 }
 
 impl Replayed {
