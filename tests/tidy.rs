@@ -285,6 +285,20 @@ fn unsafe_is_in_one_file_and_every_block_gives_its_reason() {
     );
 }
 
+/// The compiler denies `unsafe` wherever it is not expected by name.
+#[test]
+fn of_all_tests_only_the_one_that_counts_allocations_is_unsafe() {
+    let expects = |source: &Source| source.text.contains("expect(unsafe_code");
+    let mut found: Vec<_> = ["tests", "benches", "examples"]
+        .into_iter()
+        .flat_map(sources)
+        .filter(expects)
+        .collect();
+    found.retain(|source| !source.path.ends_with("tests/tidy.rs"));
+    let found: Vec<_> = found.iter().map(|source| &source.path).collect();
+    assert_eq!(found, [&root().join("tests/allocations.rs")]);
+}
+
 #[test]
 fn only_the_wal_mints_proofs_of_durability() {
     for source in sources("src") {

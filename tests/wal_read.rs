@@ -387,6 +387,60 @@ fn what_a_range_yields_beside_a_truncating_writer_was_in_the_log_during_the_iter
 }
 
 #[test]
+fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
+    // So large that much more of it is staged than is copied at once, in several segments.
+    let options = WalOptions::new("/wal")
+        .segment_bytes(512 << 10)
+        .disk(Arc::new(SimDisk::new(1)))
+        .preparer(Preparer::Inline);
+    let (wal, _) = options.open().unwrap();
+    let payload = |index: u64| {
+        let len = if index.is_multiple_of(90) {
+            100_000
+        } else {
+            index * 37 % 3_000
+        };
+        vec![index as u8; len as usize]
+    };
+    rewrite(&wal, 1, 150, 1, payload);
+    let stage = |from: u64, to: u64| {
+        for index in from..=to {
+            let batch = Batch {
+                state: Some(b"a frame between entries"),
+                truncate_from: Some(LogIndex(index)),
+                records: &[Record {
+                    mark: 2,
+                    tag: 1,
+                    payload: &payload(index),
+                }],
+            };
+            let _staged = wal.write(&batch).unwrap();
+        }
+    };
+    stage(151, 1_200);
+    stage(700, 1_000);
+    let mut held = Vec::new();
+    for from in [1, 149, 150, 151, 699, 700, 1_000] {
+        let range = LogIndex(from)..=LogIndex(2_000);
+        let mut next = from;
+        for stored in wal.reader().range(range).take(1_001 - from as usize) {
+            let stored = stored.unwrap();
+            assert_eq!(stored.index, LogIndex(next));
+            held.push((next, stored.payload));
+            next += 1;
+        }
+        assert_eq!(next, 1_001, "from {from}");
+        let got = wal.reader().get(LogIndex(from)).unwrap();
+        assert_eq!((got.index.0, &*got.payload), (from, &*payload(from)));
+    }
+    rewrite(&wal, 1_001, 1_001, 3, payload);
+    let _staged = wal.drop_prefix(LogIndex(1_001)).unwrap();
+    for (index, bytes) in held {
+        assert_eq!(*bytes, *payload(index), "{index}");
+    }
+}
+
+#[test]
 fn verify_finds_nothing_wrong_with_whatever_was_written() {
     let seed = std::env::var("CATAMARAN_SEED").map_or(1, |seed| seed.parse().unwrap());
     for seed in seed..seed + 20 {

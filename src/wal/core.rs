@@ -19,12 +19,14 @@ use super::format::{
 };
 use super::index::{Index, Offsets, Segment, Stretch};
 use super::stock::{Plan, Stock};
-use super::{LAST_INDEX, Record, Stored};
+use super::{LAST_INDEX, Record};
 use crate::error::Fault;
-use crate::types::{LogIndex, WriteSeq};
+use crate::types::{Bytes, LogIndex, WriteSeq};
 
 /// Buffers above this are not kept for the next chunk.
 const KEEP_BYTES: usize = 4 << 20;
+/// About how many bytes are copied for a reader at once: who keeps one entry keeps what was copied with it.
+const COPY_BYTES: u64 = 64 << 10;
 
 /// Bytes for one segment, written with one positional write; two where the segment is sealed.
 pub(super) struct Chunk {
@@ -61,12 +63,18 @@ impl Chunk {
         self.offset + (self.bytes.len() - behind) as u64
     }
 
-    fn payload_at(&self, offset: u64) -> Option<Stored> {
-        let at = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
-        let frame = self.bytes.get(at..)?;
-        let read = format::read_head(frame, self.segment.id, offset)?;
-        let payload = frame.get(HEAD_BYTES..)?.get(..read.len)?;
-        Some(Stored::new(read.head, payload.into()))
+    /// A copy of the frames that stand at these offsets, as far as this chunk has them and they are not too many
+    /// bytes, but of the first in any case. The other offsets are dropped.
+    fn copy(&self, offsets: &mut Vec<u32>) -> Option<Bytes> {
+        let first = u64::from(*offsets.first()?);
+        let end = self.end().min(first + COPY_BYTES);
+        let count = offsets.partition_point(|&offset| u64::from(offset) < end);
+        offsets.truncate(count.max(1));
+        let last = u64::from(*offsets.last()?);
+        let within = |offset: u64| usize::try_from(offset.checked_sub(self.offset)?).ok();
+        let (from, last_at) = (within(first)?, within(last)?);
+        let read = format::read_head(self.bytes.get(last_at..)?, self.segment.id, last)?;
+        Some(self.bytes.get(from..last_at + read.bytes())?.into())
     }
 }
 
@@ -78,9 +86,10 @@ pub(super) struct Draft<'a, R> {
     pub(super) records: R,
 }
 
-/// Where an entry was found.
+/// Where entries were found.
 pub(super) enum Found {
-    Memory(Stored),
+    /// The bytes are those from the first entry's frame on.
+    Memory(Stretch, Bytes),
     File(Stretch),
 }
 
@@ -559,7 +568,7 @@ impl Core {
     }
 
     /// Where an entry stands, and those behind it that are in the same file, at most `most` in all; a copy
-    /// of it if its bytes are not in the file yet.
+    /// of them if their bytes are not in the file yet.
     pub(super) fn find(&self, index: LogIndex, most: usize) -> Result<Found, ReadError> {
         let mut stretch = self.index.locate(index, most)?;
         let segment = &stretch.segment;
@@ -573,19 +582,19 @@ impl Core {
             return Ok(Found::File(stretch));
         }
         let staged = self.in_flight.iter().map(|chunk| &**chunk);
-        staged
+        let copied = staged
             .chain(&self.queue)
             .filter(|chunk| chunk.segment.sequence == segment.sequence)
-            .filter(|chunk| chunk.offset <= offset && offset < chunk.end())
-            .find_map(|chunk| chunk.payload_at(offset))
-            .map(Found::Memory)
-            .ok_or_else(|| {
-                ReadError::Wal(WalError::Corruption {
-                    segment: segment.name.clone(),
-                    offset,
-                    index: Some(index),
-                    what: "a staged entry is gone from memory",
-                })
-            })
+            .find(|chunk| chunk.offset <= offset && offset < chunk.end())
+            .and_then(|chunk| chunk.copy(offsets));
+        let Some(bytes) = copied else {
+            return Err(ReadError::Wal(WalError::Corruption {
+                segment: segment.name.clone(),
+                offset,
+                index: Some(index),
+                what: "a staged entry is gone from memory",
+            }));
+        };
+        Ok(Found::Memory(stretch, bytes))
     }
 }

@@ -30,7 +30,7 @@ pub struct Stored {
     pub mark: u64,
     /// Its tag.
     pub tag: u8,
-    /// Its bytes: a slice of the mapped segment, or a copy if they are not in the file yet.
+    /// Its bytes: a slice of the mapped segment, or of a copy, with some others, if they are not in the file yet.
     pub payload: Bytes,
 }
 
@@ -104,7 +104,11 @@ impl WalReader {
     pub fn get(&self, index: LogIndex) -> Result<Stored, ReadError> {
         let found = self.core.lock().find(index, 1)?;
         match found {
-            Found::Memory(stored) => Ok(stored),
+            Found::Memory(stretch, bytes) => {
+                let mut frames = Frames::copied(stretch, bytes);
+                let entry = frames.take_next(index)?;
+                Ok(frames.stored(&entry))
+            }
             Found::File(stretch) => Ok(read_first(&stretch)?),
         }
     }
@@ -175,9 +179,8 @@ pub struct Entries {
 /// Where the entry is that an iterator came to.
 enum Place {
     Unknown,
-    /// With those behind it. They keep their segment's file alive.
-    File(Frames, Checked),
-    Memory(Stored),
+    /// With those behind it.
+    Found(Frames, Checked),
 }
 
 impl Entries {
@@ -190,28 +193,24 @@ impl Entries {
         if let Err(error) = self.move_on()? {
             return Some(Err(error));
         }
-        let (index, mark, tag, payload) = match &self.place {
-            Place::File(frames, entry) => {
-                let Head {
-                    index, mark, tag, ..
-                } = entry.read.head;
-                (index, mark, tag, frames.payload(entry))
-            }
-            Place::Memory(stored) => (stored.index, stored.mark, stored.tag, &*stored.payload),
-            Place::Unknown => return None,
+        let Place::Found(frames, entry) = &self.place else {
+            return None;
         };
+        let Head {
+            index, mark, tag, ..
+        } = entry.read.head;
         Some(Ok(InPlace {
             index,
             mark,
             tag,
-            payload,
+            payload: frames.payload(entry),
         }))
     }
 
     /// Goes to the next entry.
     #[inline]
     fn move_on(&mut self) -> Option<Result<(), ReadError>> {
-        if let Place::File(frames, at) = &mut self.place
+        if let Place::Found(frames, at) = &mut self.place
             && let Ok(entry) = frames.check_next(self.next)
         {
             *at = entry;
@@ -237,23 +236,21 @@ impl Entries {
 
     /// The place of the next entry, which comes after the one at `before`.
     fn go_to_next(&self, last: LogIndex, before: Place) -> Result<Place, ReadError> {
-        if let Place::File(mut frames, _) = before
+        if let Place::Found(mut frames, _) = before
             && !frames.is_at_end()
         {
             let entry = frames.take_next(self.next)?;
-            return Ok(Place::File(frames, entry));
+            return Ok(Place::Found(frames, entry));
         }
         let left = usize::try_from(last.since(self.next)).unwrap_or(usize::MAX);
         let most = left.saturating_add(1).min(STRETCH_ENTRIES);
         let found = self.core.lock().find(self.next, most)?;
-        match found {
-            Found::Memory(stored) => Ok(Place::Memory(stored)),
-            Found::File(stretch) => {
-                let mut frames = Frames::of(stretch)?;
-                let entry = frames.take_next(self.next)?;
-                Ok(Place::File(frames, entry))
-            }
-        }
+        let mut frames = match found {
+            Found::Memory(stretch, bytes) => Frames::copied(stretch, bytes),
+            Found::File(stretch) => Frames::of(stretch)?,
+        };
+        let entry = frames.take_next(self.next)?;
+        Ok(Place::Found(frames, entry))
     }
 }
 
@@ -266,19 +263,18 @@ impl Iterator for Entries {
         if let Err(error) = self.move_on()? {
             return Some(Err(error));
         }
-        let stored = match &self.place {
-            Place::File(frames, entry) => frames.stored(entry),
-            Place::Memory(stored) => stored.clone(),
-            Place::Unknown => return None,
+        let Place::Found(frames, entry) = &self.place else {
+            return None;
         };
-        if matches!(&self.place, Place::File(frames, _) if frames.is_at_end()) {
+        let stored = frames.stored(entry);
+        if frames.is_at_end() {
             self.place = Place::Unknown;
         }
         Some(Ok(stored))
     }
 }
 
-/// The frames of a stretch.
+/// The frames of a stretch. Those of a file keep it alive.
 struct Frames {
     segment: Arc<Segment>,
     offsets: Vec<u32>,
@@ -306,13 +302,27 @@ impl Frames {
         };
         let from = offsets.first().map_or(0, |&offset| u64::from(offset));
         let bytes = frames_view(&segment, first, from, u64::MAX)?;
-        Ok(Self {
+        Ok(Self::new(segment, offsets, bytes))
+    }
+
+    /// Those whose bytes were copied, and their offsets with them.
+    fn copied(stretch: Stretch, bytes: Bytes) -> Self {
+        let offsets = match stretch.offsets {
+            Offsets::Copied(offsets) => offsets,
+            Offsets::InFile(..) => Vec::new(),
+        };
+        Self::new(stretch.segment, offsets, bytes)
+    }
+
+    fn new(segment: Arc<Segment>, offsets: Vec<u32>, bytes: Bytes) -> Self {
+        let from = offsets.first().map_or(0, |&offset| u64::from(offset));
+        Self {
             segment,
             offsets,
             next: 0,
             bytes,
             from,
-        })
+        }
     }
 
     const fn is_at_end(&self) -> bool {

@@ -74,11 +74,13 @@ pub(crate) struct Trend {
     pub(crate) kib_per_min: f64,
     /// The mean of that part.
     pub(crate) mean_kib: f64,
+    /// The newest.
+    pub(crate) last_kib: u64,
 }
 
 impl Trend {
     fn of(samples: &[(Duration, u64)]) -> Self {
-        let (Some((first, _)), Some((last, _))) = (samples.first(), samples.last()) else {
+        let (Some((first, _)), Some((last, last_kib))) = (samples.first(), samples.last()) else {
             return Self::default();
         };
         let from = *first + WARM_UP.min((*last - *first) / 4);
@@ -97,6 +99,7 @@ impl Trend {
         Self {
             kib_per_min: if along > 0.0 { both / along } else { 0.0 },
             mean_kib: y,
+            last_kib: *last_kib,
         }
     }
 }
@@ -130,6 +133,7 @@ mod tests {
         let flat = Trend {
             kib_per_min: 0.0,
             mean_kib: 7_000.0,
+            last_kib: 7_000,
         };
         assert_eq!(memory.of(2), flat);
         assert_eq!(memory.max_kib(), 7_000);

@@ -258,12 +258,12 @@ impl Run {
     fn line(&self) {
         let pid = self.spared_pid();
         eprintln!(
-            "{:>6} s {:>12} acknowledged, {} kills, {} of a leader, node {SPARED} holds {:.0} KiB",
+            "{:>6} s {:>12} acknowledged, {} kills, {} of a leader, node {SPARED} holds {} KiB",
             self.start.elapsed().as_secs(),
             self.writers.shared.acknowledged(),
             self.seen.kills,
             self.seen.failovers.len(),
-            self.seen.memory.of(pid).mean_kib,
+            self.seen.memory.of(pid).last_kib,
         );
     }
 
