@@ -5,6 +5,9 @@
 
 #[path = "support/forward.rs"]
 mod forward;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/held_disk.rs"]
+mod held_disk;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -18,6 +21,7 @@ use catamaran::vfs::{Access, Disk, DiskFile};
 use catamaran::wal::{
     Batch, Preparer, ReadError, Record, Wal, WalError, WalOptions, open_read_only_on,
 };
+use held_disk::HeldDisk;
 
 /// A disk that counts the bytes read of each file, and the files that are open.
 #[derive(Clone)]
@@ -389,9 +393,10 @@ fn what_a_range_yields_beside_a_truncating_writer_was_in_the_log_during_the_iter
 #[test]
 fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
     // So large that much more of it is staged than is copied at once, in several segments.
+    let disk = HeldDisk::new(SimDisk::new(1));
     let options = WalOptions::new("/wal")
         .segment_bytes(512 << 10)
-        .disk(Arc::new(SimDisk::new(1)))
+        .disk(Arc::new(disk.clone()))
         .preparer(Preparer::Inline);
     let (wal, _) = options.open().unwrap();
     let payload = |index: u64| {
@@ -404,6 +409,7 @@ fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
     };
     rewrite(&wal, 1, 150, 1, payload);
     let stage = |from: u64, to: u64| {
+        let mut staged = None;
         for index in from..=to {
             let batch = Batch {
                 state: Some(b"a frame between entries"),
@@ -414,13 +420,21 @@ fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
                     payload: &payload(index),
                 }],
             };
-            let _staged = wal.write(&batch).unwrap();
+            staged = Some(wal.write(&batch).unwrap());
         }
+        staged.unwrap()
     };
-    stage(151, 1_200);
-    stage(700, 1_000);
+    let staged = stage(151, 170);
+    // These are on their way to the file while more are staged behind them.
+    disk.hold();
+    let syncs = wal.clone();
+    let sync = move || syncs.sync(staged).unwrap();
+    let syncing = std::thread::Builder::new().name("catamaran-log".to_owned());
+    let syncing = syncing.spawn(sync).unwrap();
+    disk.wait_until_held(1);
+    let _staged = (stage(171, 1_200), stage(700, 1_000));
     let mut held = Vec::new();
-    for from in [1, 149, 150, 151, 699, 700, 1_000] {
+    for from in [1, 149, 150, 151, 170, 171, 699, 700, 1_000] {
         let range = LogIndex(from)..=LogIndex(2_000);
         let mut next = from;
         for stored in wal.reader().range(range).take(1_001 - from as usize) {
@@ -433,6 +447,8 @@ fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
         let got = wal.reader().get(LogIndex(from)).unwrap();
         assert_eq!((got.index.0, &*got.payload), (from, &*payload(from)));
     }
+    disk.open();
+    syncing.join().unwrap();
     rewrite(&wal, 1_001, 1_001, 3, payload);
     let _staged = wal.drop_prefix(LogIndex(1_001)).unwrap();
     for (index, bytes) in held {
