@@ -262,7 +262,7 @@ impl Core {
         if let Some(state) = draft.state {
             // If this ends the segment before, that one's footer has the state of its own frames.
             self.put(plan, Kind::State, (0, LogIndex::ZERO, 0), state);
-            self.state = Some(state.to_vec());
+            state.clone_into(self.state.get_or_insert_default());
         }
         if let Some(from) = draft.truncate_from.filter(|&from| from <= self.index.last) {
             let before = self.index.mark(from.prev());

@@ -467,28 +467,40 @@ impl Drop for Open {
 /// Whoever leads a sync. Dropping it tells the others how that ended.
 struct Lead<'a> {
     handle: &'a Handle,
-    outcome: Outcome,
+    durable: WriteSeq,
+    /// None until it has: who drops it before panics.
+    ended: Option<Outcome>,
 }
 
 impl<'a> Lead<'a> {
-    fn new(handle: &'a Handle) -> Self {
-        let panicked = WalError::Failed(Fault::new(
-            "lead a sync of",
-            &handle.stock.plan().dir,
-            std::io::Error::other("the thread that did it panicked"),
-        ));
+    const fn new(handle: &'a Handle) -> Self {
         Self {
             handle,
-            outcome: Outcome {
-                durable: WriteSeq::ZERO,
-                error: Some(panicked),
-            },
+            durable: WriteSeq::ZERO,
+            ended: None,
         }
     }
 
     fn run(mut self) -> Outcome {
-        self.outcome.error = self.commit().err();
-        self.outcome.clone()
+        let error = self.commit().err();
+        let outcome = Outcome {
+            durable: self.durable,
+            error,
+        };
+        self.ended = Some(outcome.clone());
+        outcome
+    }
+
+    fn panicked(&self) -> Outcome {
+        let fault = Fault::new(
+            "lead a sync of",
+            &self.handle.stock.plan().dir,
+            std::io::Error::other("the thread that did it panicked"),
+        );
+        Outcome {
+            durable: self.durable,
+            error: Some(WalError::Failed(fault)),
+        }
     }
 
     /// Writes chunk after chunk until all is durable that was written when it began.
@@ -498,7 +510,7 @@ impl<'a> Lead<'a> {
         let goal = core.written;
         handle.group.begin(goal);
         loop {
-            self.outcome.durable = core.durable;
+            self.durable = core.durable;
             if core.durable >= goal && !core.owes_fence {
                 return Ok(());
             }
@@ -542,10 +554,11 @@ impl<'a> Lead<'a> {
 
 impl Drop for Lead<'_> {
     fn drop(&mut self) {
-        if let Some(WalError::Failed(fault)) = &self.outcome.error {
+        let outcome = self.ended.take().unwrap_or_else(|| self.panicked());
+        if let Some(WalError::Failed(fault)) = &outcome.error {
             self.handle.core.lock().fail(fault);
         }
-        self.handle.group.finish(self.outcome.clone());
+        self.handle.group.finish(outcome);
     }
 }
 
