@@ -175,7 +175,8 @@ pub struct Entry {
     pub id: LogId,
     /// What it is for.
     pub kind: EntryKind,
-    /// Its bytes.
+    /// Its bytes, a slice of what was read with them: a mapped segment, or a buffer of some other entries too. Who
+    /// keeps few of many for long copies them.
     pub payload: Bytes,
 }
 
