@@ -9,11 +9,11 @@
 use std::path::Path;
 use std::process::Command;
 
-/// The numbers of the one object that a benchmark of a second prints, by their keys.
+/// The numbers of the one object that a benchmark prints, by their keys.
 fn bench(dir: &Path, args: &[&str]) -> Vec<(String, f64)> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_catamaran"));
     command.arg("bench").args(args).arg("--dir").arg(dir);
-    command.args(["--seconds", "1", "--segment-bytes", "1048576", "--json"]);
+    command.args(["--segment-bytes", "1048576", "--json"]);
     let output = command.output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{stderr}");
@@ -46,7 +46,15 @@ fn the_log_is_measured_beside_the_device() {
     let dir = tempfile::tempdir().unwrap();
     let figures = bench(
         dir.path(),
-        &["wal", "--threads", "2", "--entry-bytes", "100"],
+        &[
+            "wal",
+            "--threads",
+            "2",
+            "--entry-bytes",
+            "100",
+            "--seconds",
+            "1",
+        ],
     );
     let keys = [
         "entries_per_s",
@@ -72,8 +80,18 @@ fn a_cluster_is_measured_beside_the_device_in_one_process_and_in_three() {
         "2",
         "--entry-bytes",
         "100",
+        "--seconds",
+        "1",
     ];
     assert_measured(&bench(dir.path(), &cluster), &keys);
     let tcp = [&cluster[..], &["--tcp", "--inflight", "8"]].concat();
     assert_measured(&bench(dir.path(), &tcp), &keys);
+}
+
+#[test]
+fn a_member_that_catches_up_is_measured_beside_a_bare_copy() {
+    let dir = tempfile::tempdir().unwrap();
+    let few = ["catch-up", "--bytes", "3000000", "--entry-bytes", "1000"];
+    let keys = ["bytes_per_s", "raw_bytes_per_s", "ratio_to_raw"];
+    assert_measured(&bench(dir.path(), &few), &keys);
 }

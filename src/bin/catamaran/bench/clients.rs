@@ -2,18 +2,13 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::time::Duration;
 
-use catamaran::transport::InMemory;
-use catamaran::{Bytes, Entry, Member, Node, NodeId, Proposal, StateMachine};
+use catamaran::{Bytes, Node, Proposal};
 
+use super::nodes::{Count, Nodes};
 use crate::Failure;
 use crate::client::{Answer, Connection};
 use crate::cluster::Cluster;
-use crate::serve::with_segments;
-
-/// How long a cluster may take to elect its leader.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What is measured.
 pub(super) trait Target: Sync {
@@ -27,54 +22,10 @@ pub(super) trait Client {
     fn finish(&mut self) -> Result<(), Failure>;
 }
 
-/// Applies nothing, so that only the log is measured.
-struct Nothing;
-
-impl StateMachine for Nothing {
-    type Reply = ();
-
-    fn apply(&mut self, entries: &[Entry]) -> Vec<()> {
-        vec![(); entries.len()]
-    }
-}
-
-/// Nodes in this process, whose messages go from memory to memory.
-pub(super) struct Threads {
-    nodes: Vec<Node<Nothing>>,
-    leader: usize,
-}
-
-impl Threads {
-    pub(super) fn start(dir: &Path, nodes: usize, segment_bytes: u64) -> Result<Self, Failure> {
-        let options = with_segments(segment_bytes);
-        let net = InMemory::new();
-        let member = |id| Member {
-            id: NodeId(id),
-            addr: String::new(),
-            client_addr: String::new(),
-        };
-        let members: Vec<Member> = (1..=nodes as u64).map(member).collect();
-        let start = |member: &Member| {
-            Node::builder(member.id, dir.join(format!("n{}", member.id)))
-                .options(options.clone())
-                .bootstrap(members.clone())
-                .transport(net.endpoint())
-                .start(Nothing)
-        };
-        let nodes: Result<Vec<_>, _> = members.iter().map(start).collect();
-        let nodes = nodes.map_err(Failure::usage)?;
-        let known = nodes[0].wait_leader(PATIENCE);
-        let known = known.ok_or_else(|| Failure::runtime("no leader was elected in a minute"))?;
-        let leads = |node: &Node<Nothing>| node.status().id == known.id;
-        let leader = nodes.iter().position(leads).unwrap_or_default();
-        Ok(Self { nodes, leader })
-    }
-}
-
-impl Target for Threads {
+impl Target for Nodes {
     fn client<'a>(&'a self, entry: &'a [u8]) -> Result<Box<dyn Client + 'a>, Failure> {
         Ok(Box::new(InProcess {
-            leader: &self.nodes[self.leader],
+            leader: self.leader(),
             entry,
             begun: VecDeque::new(),
         }))
@@ -82,9 +33,9 @@ impl Target for Threads {
 }
 
 struct InProcess<'a> {
-    leader: &'a Node<Nothing>,
+    leader: &'a Node<Count>,
     entry: &'a [u8],
-    begun: VecDeque<Proposal<()>>,
+    begun: VecDeque<Proposal<u64>>,
 }
 
 impl Client for InProcess<'_> {
@@ -96,7 +47,7 @@ impl Client for InProcess<'_> {
 
     fn finish(&mut self) -> Result<(), Failure> {
         match self.begun.pop_front() {
-            Some(proposal) => proposal.wait().map_err(Failure::runtime),
+            Some(proposal) => proposal.wait().map(drop).map_err(Failure::runtime),
             None => Ok(()),
         }
     }

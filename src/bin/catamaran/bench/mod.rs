@@ -7,8 +7,11 @@ use clap::{Args, Subcommand};
 
 use crate::Failure;
 
+mod catch_up;
 mod clients;
+mod copy;
 mod measured;
+pub(crate) mod nodes;
 pub(crate) mod raw;
 mod replicate;
 mod wal;
@@ -23,6 +26,8 @@ pub(crate) struct Bench {
 enum What {
     /// Appends to a log that is in use: old entries are dropped as new ones come
     Wal(wal::Wal),
+    /// Gives a member that was away what it lacks, beside a bare copy of as many bytes
+    CatchUp(catch_up::CatchUp),
     /// Commits on a cluster, each node with its own directory
     Replicate(replicate::Replicate),
 }
@@ -36,6 +41,7 @@ impl Bench {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.what {
             What::Wal(wal) => wal.run(),
+            What::CatchUp(catch_up) => catch_up.run(),
             What::Replicate(replicate) => replicate.run(),
         }
     }

@@ -8,11 +8,13 @@ use std::time::Instant;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::clients::{Processes, Target, Threads};
+use super::clients::{Processes, Target};
 use super::measured::{Measured, TURN, in_turns};
+use super::nodes::Nodes;
 use super::raw::Raw;
 use super::{below, count};
 use crate::json::Object;
+use crate::serve::with_segments;
 use crate::{Failure, parse_nodes};
 
 #[derive(Args)]
@@ -56,7 +58,8 @@ impl Replicate {
         let target: Box<dyn Target> = if self.tcp {
             Box::new(Processes::start(dir, self.nodes, self.segment_bytes)?)
         } else {
-            Box::new(Threads::start(dir, self.nodes, self.segment_bytes)?)
+            let options = with_segments(self.segment_bytes);
+            Box::new(Nodes::start(dir, self.nodes, &options).map_err(Failure::usage)?)
         };
         let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
         self.commit(&*target, &entry, &mut Measured::new()?)?;
