@@ -92,6 +92,12 @@ fn a_cluster_is_measured_beside_the_device_in_one_process_and_in_three() {
 fn a_member_that_catches_up_is_measured_beside_a_bare_copy() {
     let dir = tempfile::tempdir().unwrap();
     let few = ["catch-up", "--bytes", "3000000", "--entry-bytes", "1000"];
-    let keys = ["bytes_per_s", "raw_bytes_per_s", "ratio_to_raw"];
+    let keys = [
+        "bytes_per_s",
+        "raw_bytes_per_s",
+        "ratio_to_raw",
+        "raw_prepared_bytes_per_s",
+        "ratio_to_raw_prepared",
+    ];
     assert_measured(&bench(dir.path(), &few), &keys);
 }

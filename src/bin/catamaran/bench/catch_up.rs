@@ -52,12 +52,19 @@ impl CatchUp {
         let bytes = entries * self.entry_bytes as u64;
         loopback.leave()?;
         loopback.fill(&vec![7; self.entry_bytes], entries)?;
-        let copy = Copy::create(dir, bytes).map_err(Failure::runtime)?;
+        let copy = Copy::create(&dir.join("from"), bytes).map_err(Failure::runtime)?;
+        let raw = |path| copy.to_new(&dir.join(path)).map_err(Failure::runtime);
         // Before and after, so that a change of the machine falls on both.
-        let before = copy.run().map_err(Failure::runtime)?;
+        let before = raw("before")?;
         let ours = loopback.come_back()?;
-        let after = copy.run().map_err(Failure::runtime)?;
-        self.report(bytes, ours, (before + after) / 2);
+        let after = raw("after")?;
+        let prepared = copy.to_prepared(&dir.join("prepared"));
+        self.report(
+            bytes,
+            ours,
+            (before + after) / 2,
+            prepared.map_err(Failure::runtime)?,
+        );
         Ok(())
     }
 
@@ -71,22 +78,26 @@ impl CatchUp {
         }
     }
 
-    fn report(&self, bytes: u64, ours: Duration, raw: Duration) {
+    fn report(&self, bytes: u64, ours: Duration, raw: Duration, prepared: Duration) {
         #[expect(clippy::cast_precision_loss, reason = "a length far below 2^52")]
         let rate = |time: Duration| bytes as f64 / time.as_secs_f64();
-        let ratio = raw.as_secs_f64() / ours.as_secs_f64();
+        let ratio = |raw: Duration| raw.as_secs_f64() / ours.as_secs_f64();
         if self.json {
             let mut object = Object::new();
             object
                 .number("bytes_per_s", format!("{:.0}", rate(ours)))
                 .number("raw_bytes_per_s", format!("{:.0}", rate(raw)))
-                .number("ratio_to_raw", format!("{ratio:.3}"));
+                .number("ratio_to_raw", format!("{:.3}", ratio(raw)))
+                .number("raw_prepared_bytes_per_s", format!("{:.0}", rate(prepared)))
+                .number("ratio_to_raw_prepared", format!("{:.3}", ratio(prepared)));
             println!("{}", object.finish());
             return;
         }
-        println!("catch-up  {:>8.1} MB/s", rate(ours) / 1e6);
-        println!("bare copy {:>8.1} MB/s", rate(raw) / 1e6);
-        println!("ratio     {ratio:>8.3}");
+        println!("catch-up                    {:>8.1} MB/s", rate(ours) / 1e6);
+        for (to, time) in [("a new file  ", raw), ("a zeroed one", prepared)] {
+            let (rate, ratio) = (rate(time) / 1e6, ratio(time));
+            println!("bare copy to {to}   {rate:>8.1} MB/s  ratio {ratio:.3}");
+        }
     }
 }
 

@@ -7,36 +7,43 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// How much is read, sent, received, written and synced at once.
+/// How much is read, sent, received and written at once.
 const BLOCK: usize = 1 << 20;
 
-/// A file that is read and one that is written over, both really written and synced before.
+/// A file to be copied, whose bytes are in memory.
 pub(super) struct Copy {
     from: File,
-    to: File,
     bytes: u64,
 }
 
 impl Copy {
-    /// Creates both files in the directory.
-    pub(super) fn create(dir: &Path, bytes: u64) -> io::Result<Self> {
-        Ok(Self {
-            from: filled(&dir.join("from"), bytes, 7)?,
-            to: filled(&dir.join("to"), bytes, 0)?,
-            bytes,
-        })
+    /// Creates the file at `path`.
+    pub(super) fn create(path: &Path, bytes: u64) -> io::Result<Self> {
+        let from = filled(path, bytes, 7)?;
+        Ok(Self { from, bytes })
     }
 
-    /// Sends all bytes over a socket of loopback to a thread that makes them durable, a block at a time; says how
-    /// long that took.
-    pub(super) fn run(&self) -> io::Result<Duration> {
+    /// Copies into a new file, and syncs it then. It stays, so that the next has to find room too.
+    pub(super) fn to_new(&self, path: &Path) -> io::Result<Duration> {
+        self.send_to(&File::create_new(path)?, self.bytes)
+    }
+
+    /// Copies over a file of as many zeros, which were written and synced before that is measured, and syncs each
+    /// block.
+    pub(super) fn to_prepared(&self, path: &Path) -> io::Result<Duration> {
+        self.send_to(&filled(path, self.bytes, 0)?, BLOCK as u64)
+    }
+
+    /// Sends all bytes over a socket of loopback to a thread that writes them, and makes them durable whenever so
+    /// many are there and at the end; says how long that took.
+    fn send_to(&self, to: &File, sync_every: u64) -> io::Result<Duration> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let addr = listener.local_addr()?;
         let start = Instant::now();
         std::thread::scope(|scope| {
             let sends = scope.spawn(move || self.send(TcpStream::connect(addr)?));
             let (stream, _) = listener.accept()?;
-            let received = self.receive(stream);
+            let received = self.receive(stream, to, sync_every);
             let sent = sends
                 .join()
                 .map_err(|_| io::Error::other("a thread panicked"));
@@ -52,11 +59,15 @@ impl Copy {
         })
     }
 
-    fn receive(&self, mut stream: TcpStream) -> io::Result<()> {
+    fn receive(&self, mut stream: TcpStream, to: &File, sync_every: u64) -> io::Result<()> {
         self.blocks(|block, offset| {
             stream.read_exact(block)?;
-            self.to.write_all_at(block, offset)?;
-            self.to.sync_data()
+            to.write_all_at(block, offset)?;
+            let end = offset + block.len() as u64;
+            if end.is_multiple_of(sync_every) || end == self.bytes {
+                to.sync_data()?;
+            }
+            Ok(())
         })
     }
 
