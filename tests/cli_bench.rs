@@ -101,3 +101,37 @@ fn a_member_that_catches_up_is_measured_beside_a_bare_copy() {
     ];
     assert_measured(&bench(dir.path(), &few), &keys);
 }
+
+#[test]
+fn small_commits_are_measured_with_large_ones_beside_them_and_without() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys = [
+        "p50_us",
+        "p99_us",
+        "max_us",
+        "p99_to_p50",
+        "alone_p50_us",
+        "alone_p99_us",
+        "alone_max_us",
+        "p99_to_alone_p50",
+        "commits_per_s",
+        "alone_commits_per_s",
+        "large_per_s",
+        "large_p50_us",
+    ];
+    let large = ["large", "--clients", "2", "--large-bytes", "200000"];
+    let large = [&large[..], &["--seconds", "1"]].concat();
+    assert_measured(&bench(dir.path(), &large), &keys);
+    let tcp = [&large[..], &["--tcp", "--every-ms", "100"]].concat();
+    assert_measured(&bench(dir.path(), &tcp), &keys);
+}
+
+#[test]
+fn reads_are_measured_by_each_way() {
+    let dir = tempfile::tempdir().unwrap();
+    for by in ["round", "lease", "stale"] {
+        let reads = ["reads", "--clients", "2", "--seconds", "1", "--by", by];
+        let figures = bench(dir.path(), &reads);
+        assert_measured(&figures, &["reads_per_s", "p50_us", "p99_us"]);
+    }
+}

@@ -57,7 +57,6 @@ impl Cluster {
     }
 
     /// Starts nodes with these arguments too.
-    #[allow(dead_code, reason = "asked by the tests that share this file")]
     pub(crate) fn with(mut self, arguments: &[&str]) -> Self {
         self.more.extend(arguments.iter().map(ToString::to_string));
         self

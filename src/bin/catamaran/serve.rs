@@ -50,6 +50,9 @@ pub(crate) struct Serve {
     /// The size of a log segment
     #[arg(long, value_name = "N", default_value_t = 64 << 20)]
     segment_bytes: u64,
+    /// The largest entry; 4 MiB if not given, or a quarter of a segment if that is less
+    #[arg(long, value_name = "N")]
+    max_entry_bytes: Option<usize>,
     /// Takes a snapshot after every so many entries, and drops those that it has in it from the log, but for the
     /// last half as many; none are taken if not given
     #[arg(long, value_name = "ENTRIES")]
@@ -112,6 +115,7 @@ impl Serve {
         let defaults = with_segments(self.segment_bytes);
         let election_timeout = Duration::from_millis(self.election_timeout_ms);
         Options {
+            max_entry_bytes: self.max_entry_bytes.unwrap_or(defaults.max_entry_bytes),
             election_timeout,
             heartbeat_interval: self
                 .heartbeat_ms

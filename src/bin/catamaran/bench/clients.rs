@@ -2,9 +2,12 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Barrier;
+use std::time::{Duration, Instant};
 
 use catamaran::{Bytes, Node, Proposal};
 
+use super::measured::Measured;
 use super::nodes::{Count, Nodes};
 use crate::Failure;
 use crate::client::{Answer, Connection};
@@ -20,6 +23,39 @@ pub(super) trait Client {
     fn begin(&mut self) -> Result<(), Failure>;
     /// Waits for the commit that was begun first.
     fn finish(&mut self) -> Result<(), Failure>;
+}
+
+/// Begins commits for so long, some at once, and waits for all of them.
+pub(super) fn commit(
+    target: &dyn Target,
+    entry: &[u8],
+    inflight: usize,
+    time: Duration,
+    gate: &Barrier,
+) -> Result<Measured, Failure> {
+    let client = target.client(entry);
+    let mut begun_at = VecDeque::with_capacity(inflight);
+    let mut measured = Measured::new()?;
+    // Whoever could not connect must not keep the others waiting.
+    gate.wait();
+    let mut client = client?;
+    let start = Instant::now();
+    loop {
+        let now = Instant::now();
+        if now - start < time {
+            client.begin()?;
+            begun_at.push_back(now);
+            if begun_at.len() < inflight {
+                continue;
+            }
+        }
+        let Some(begun) = begun_at.pop_front() else {
+            return Ok(measured);
+        };
+        client.finish()?;
+        measured.record(begun.elapsed());
+        measured.entries += 1;
+    }
 }
 
 impl Target for Nodes {
@@ -60,10 +96,15 @@ pub(super) struct Processes {
 }
 
 impl Processes {
-    pub(super) fn start(dir: &Path, nodes: usize, segment_bytes: u64) -> Result<Self, Failure> {
+    pub(super) fn start(
+        dir: &Path,
+        nodes: usize,
+        segment_bytes: u64,
+        more: &[&str],
+    ) -> Result<Self, Failure> {
         let start = || {
             let exe = std::env::current_exe()?;
-            let mut cluster = Cluster::new(exe, dir, nodes, segment_bytes)?;
+            let mut cluster = Cluster::new(exe, dir, nodes, segment_bytes)?.with(more);
             (1..=nodes).try_for_each(|id| cluster.start(id))?;
             let leader = cluster.wait_leader()?;
             Ok(Self { cluster, leader })

@@ -10,9 +10,11 @@ use crate::Failure;
 mod catch_up;
 mod clients;
 mod copy;
+mod large;
 mod measured;
 pub(crate) mod nodes;
 pub(crate) mod raw;
+mod reads;
 mod replicate;
 mod wal;
 
@@ -28,6 +30,10 @@ enum What {
     Wal(wal::Wal),
     /// Gives a member that was away what it lacks, beside a bare copy of as many bytes
     CatchUp(catch_up::CatchUp),
+    /// Small commits, with large ones beside them and without
+    Large(large::Large),
+    /// Linearizable reads of a cluster in this process, and stale ones
+    Reads(reads::Reads),
     /// Commits on a cluster, each node with its own directory
     Replicate(replicate::Replicate),
 }
@@ -37,11 +43,18 @@ fn count() -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(1..=1 << 20)
 }
 
+/// For how many seconds.
+fn seconds() -> RangedU64ValueParser<u64> {
+    RangedU64ValueParser::new().range(1..=3600)
+}
+
 impl Bench {
     pub(crate) fn run(self) -> Result<(), Failure> {
         match self.what {
             What::Wal(wal) => wal.run(),
             What::CatchUp(catch_up) => catch_up.run(),
+            What::Large(large) => large.run(),
+            What::Reads(reads) => reads.run(),
             What::Replicate(replicate) => replicate.run(),
         }
     }

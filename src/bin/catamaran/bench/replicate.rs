@@ -1,18 +1,14 @@
 //! `bench replicate`: commits on a cluster.
 
-use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
-use std::time::Instant;
 
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 
-use super::clients::{Processes, Target};
+use super::clients::{Processes, Target, commit};
 use super::measured::{Measured, TURN, in_turns};
 use super::nodes::Nodes;
 use super::raw::Raw;
-use super::{below, count};
+use super::{below, count, seconds};
 use crate::json::Object;
 use crate::serve::with_segments;
 use crate::{Failure, parse_nodes};
@@ -35,7 +31,7 @@ pub(crate) struct Replicate {
     #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
     inflight: usize,
     /// How long to measure the cluster, and as long again the device
-    #[arg(long, value_name = "N", default_value = "5", value_parser = RangedU64ValueParser::<u64>::new().range(1..=3600))]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = seconds())]
     seconds: u64,
     #[arg(long, value_name = "N", default_value = "67108864")]
     segment_bytes: u64,
@@ -56,7 +52,7 @@ impl Replicate {
         let entry = vec![7; self.entry_bytes];
         let mut device = Raw::create(&dir.join("raw")).map_err(Failure::runtime)?;
         let target: Box<dyn Target> = if self.tcp {
-            Box::new(Processes::start(dir, self.nodes, self.segment_bytes)?)
+            Box::new(Processes::start(dir, self.nodes, self.segment_bytes, &[])?)
         } else {
             let options = with_segments(self.segment_bytes);
             Box::new(Nodes::start(dir, self.nodes, &options).map_err(Failure::usage)?)
@@ -79,39 +75,9 @@ impl Replicate {
         entry: &[u8],
         ours: &mut Measured,
     ) -> Result<(), Failure> {
-        ours.threads(self.clients, |gate| self.client(target, entry, gate))
-    }
-
-    /// Proposes and waits for a turn's time.
-    fn client(
-        &self,
-        target: &dyn Target,
-        entry: &[u8],
-        gate: &Barrier,
-    ) -> Result<Measured, Failure> {
-        let client = target.client(entry);
-        let mut begun_at = VecDeque::with_capacity(self.inflight);
-        let mut measured = Measured::new()?;
-        // Whoever could not connect must not keep the others waiting.
-        gate.wait();
-        let mut client = client?;
-        let start = Instant::now();
-        loop {
-            let now = Instant::now();
-            if now - start < TURN {
-                client.begin()?;
-                begun_at.push_back(now);
-                if begun_at.len() < self.inflight {
-                    continue;
-                }
-            }
-            let Some(begun) = begun_at.pop_front() else {
-                return Ok(measured);
-            };
-            client.finish()?;
-            measured.record(begun.elapsed());
-            measured.entries += 1;
-        }
+        ours.threads(self.clients, |gate| {
+            commit(target, entry, self.inflight, TURN, gate)
+        })
     }
 
     fn report(&self, ours: &Measured, raw: &Measured) {

@@ -9,11 +9,10 @@ use std::time::Instant;
 use catamaran::types::{LogIndex, Staged};
 use catamaran::wal::{self, WalError, WalOptions};
 use clap::Args;
-use clap::builder::RangedU64ValueParser;
 
 use super::measured::{Measured, TURN, in_turns};
 use super::raw::Raw;
-use super::{below, count};
+use super::{below, count, seconds};
 use crate::Failure;
 use crate::json::Object;
 
@@ -42,7 +41,7 @@ pub(crate) struct Wal {
     #[arg(long, value_name = "N", default_value = "1", value_parser = count())]
     inflight: usize,
     /// How long to measure the log, and as long again the device
-    #[arg(long, value_name = "N", default_value = "5", value_parser = RangedU64ValueParser::<u64>::new().range(1..=3600))]
+    #[arg(long, value_name = "N", default_value = "5", value_parser = seconds())]
     seconds: u64,
     #[arg(long, value_name = "N", default_value = "67108864")]
     segment_bytes: u64,
