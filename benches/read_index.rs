@@ -6,6 +6,8 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+#[path = "../src/bin/catamaran/bench/nodes.rs"]
+mod nodes;
 #[allow(dead_code, unused_imports, reason = "shared with other benchmarks")]
 #[path = "support/raw.rs"]
 mod raw;
@@ -13,48 +15,19 @@ mod raw;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use catamaran::transport::InMemory;
-use catamaran::{ClockBound, Entry, Error, Member, Node, NodeId, Options, StateMachine};
+use catamaran::{ClockBound, Error, Options};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use nodes::Nodes;
 use raw::bench_dir;
 
-struct Count(u64);
-
-impl StateMachine for Count {
-    type Reply = ();
-
-    fn apply(&mut self, entries: &[Entry]) -> Vec<()> {
-        self.0 += entries.len() as u64;
-        vec![(); entries.len()]
-    }
-}
-
-/// Three nodes with an entry, the leader first.
-fn start(dir: &Path, lease_reads: Option<ClockBound>) -> Vec<Node<Count>> {
-    let net = InMemory::new();
-    let member = |id| Member {
-        id: NodeId(id),
-        addr: String::new(),
-        client_addr: String::new(),
-    };
-    let members: Vec<Member> = (1..=3).map(member).collect();
+/// Three nodes with an entry.
+fn start(dir: &Path, lease_reads: Option<ClockBound>) -> Nodes {
     let options = Options {
         lease_reads,
         ..Options::default()
     };
-    let start = |member: &Member| {
-        Node::builder(member.id, dir.join(member.id.to_string()))
-            .options(options.clone())
-            .bootstrap(members.clone())
-            .transport(net.endpoint())
-            .start(Count(0))
-            .expect("a node")
-    };
-    let mut nodes: Vec<_> = members.iter().map(start).collect();
-    let leader = nodes[0].wait_leader(Duration::from_secs(60));
-    let leader = leader.expect("a leader").id;
-    nodes.sort_by_key(|node| node.status().id != leader);
-    let entry = nodes[0].propose(b"entry").expect("room");
+    let nodes = Nodes::start(dir, 3, &options).expect("a cluster");
+    let entry = nodes.leader().propose(b"entry").expect("room");
     entry.wait().expect("a commit");
     nodes
 }
@@ -79,14 +52,15 @@ fn read_index(criterion: &mut Criterion) {
     let rounds = start(&dir.path().join("rounds"), None);
     let bound = ClockBound { drift_ppm: 1_000 };
     let leases = start(&dir.path().join("leases"), Some(bound));
+    let follower = rounds.follower().expect("three nodes");
     for clients in [1, 64] {
         let mut group = criterion.benchmark_group(format!("read_index/{clients}_clients"));
         group.throughput(Throughput::Elements(1));
         group.sample_size(20);
         let on = [
-            ("on_the_leader", &rounds[0]),
-            ("on_a_follower", &rounds[1]),
-            ("by_lease", &leases[0]),
+            ("on_the_leader", rounds.leader()),
+            ("on_a_follower", follower),
+            ("by_lease", leases.leader()),
         ];
         for (name, node) in on {
             group.bench_function(name, |bench| {
@@ -96,7 +70,8 @@ fn read_index(criterion: &mut Criterion) {
         group.bench_function("stale", |bench| {
             bench.iter_custom(|reads| {
                 let stale = || {
-                    rounds[0]
+                    rounds
+                        .leader()
                         .read_stale(|count| count.0)
                         .map(|(count, _)| count)
                 };

@@ -6,64 +6,24 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+#[allow(dead_code, reason = "shared with other benchmarks")]
+#[path = "../src/bin/catamaran/bench/nodes.rs"]
+mod nodes;
 #[path = "support/raw.rs"]
 mod raw;
 
 use std::time::{Duration, Instant};
 
-use catamaran::transport::InMemory;
-use catamaran::{Entry, Member, Node, NodeId, RoleName, StateMachine};
+use catamaran::{Node, Options};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use nodes::{Count, Nodes};
 use raw::{Raw, bench_dir};
-
-struct Count(u64);
-
-impl StateMachine for Count {
-    type Reply = u64;
-
-    fn apply(&mut self, entries: &[Entry]) -> Vec<u64> {
-        let count = |_: &Entry| {
-            self.0 += 1;
-            self.0
-        };
-        entries.iter().map(count).collect()
-    }
-}
-
-fn start(dir: &std::path::Path) -> Vec<Node<Count>> {
-    let net = InMemory::new();
-    let member = |id| Member {
-        id: NodeId(id),
-        addr: String::new(),
-        client_addr: String::new(),
-    };
-    let members: Vec<Member> = (1..=3).map(member).collect();
-    let start = |member: &Member| {
-        Node::builder(member.id, dir.join(member.id.to_string()))
-            .bootstrap(members.clone())
-            .transport(net.endpoint())
-            .start(Count(0))
-            .expect("a node")
-    };
-    members.iter().map(start).collect()
-}
-
-fn leader(nodes: &[Node<Count>]) -> &Node<Count> {
-    loop {
-        for node in nodes {
-            let known = node.wait_leader(Duration::from_secs(10));
-            if known.is_some() && node.status().role == RoleName::Leader {
-                return node;
-            }
-        }
-    }
-}
 
 fn replicate(criterion: &mut Criterion) {
     let dir = bench_dir();
     let mut raw = Raw::create(&dir.path().join("raw")).expect("a new file");
-    let nodes = start(dir.path());
-    let leader = leader(&nodes);
+    let nodes = Nodes::start(dir.path(), 3, &Options::default()).expect("a cluster");
+    let leader = nodes.leader();
     for clients in [1, 16, 64, 256] {
         let mut group = criterion.benchmark_group(format!("replicate/{clients}_clients_x128"));
         group.throughput(Throughput::Elements(1));

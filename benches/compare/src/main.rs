@@ -11,6 +11,8 @@ use clap::{Parser, ValueEnum};
 mod append;
 mod device;
 mod engine;
+#[path = "../../../src/bin/catamaran/bench/nodes.rs"]
+mod nodes;
 mod open;
 #[path = "../../../src/bin/catamaran/bench/raw.rs"]
 mod raw;

@@ -1,7 +1,10 @@
 //! The turns in which all do their work, and what came of them.
 
+use std::future::Future;
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
+
+use tokio::runtime::Runtime;
 
 use crate::device::Device;
 use crate::raw::Raw;
@@ -63,6 +66,50 @@ pub(crate) fn threads(count: usize, operate: impl Fn(usize) -> Result<()> + Sync
             done.collect::<Result<Vec<Vec<Duration>>>>()?.concat(),
         ))
     })
+}
+
+/// Tasks of a runtime that do something over and over, for a turn's time. They wake each other without the kernel.
+pub(crate) fn tasks<F>(
+    runtime: &Runtime,
+    count: usize,
+    operate: impl Fn() -> F + Clone + Send + 'static,
+) -> Result<Turn>
+where
+    F: Future<Output = Result<()>> + Send + 'static,
+{
+    runtime.block_on(async {
+        let start = Instant::now();
+        let clients: Vec<_> = (0..count)
+            .map(|_| tokio::spawn(client(operate.clone())))
+            .collect();
+        let mut latencies = Vec::new();
+        for client in clients {
+            latencies.extend(client.await??);
+        }
+        Ok(Turn::new(start.elapsed(), latencies))
+    })
+}
+
+async fn client<F>(operate: impl Fn() -> F) -> Result<Vec<Duration>>
+where
+    F: Future<Output = Result<()>>,
+{
+    let mut latencies = Vec::with_capacity(1 << 12);
+    let start = Instant::now();
+    let mut begun = start;
+    while begun - start < TURN {
+        operate().await?;
+        let end = Instant::now();
+        latencies.push(end - begun);
+        begun = end;
+    }
+    Ok(latencies)
+}
+
+/// A runtime for tasks, as its users have it: a thread a core.
+pub(crate) fn runtime() -> Result<Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.enable_all().build()?)
 }
 
 impl Turn {
@@ -166,6 +213,18 @@ impl Column {
 
     pub(crate) fn rate(&self, row: usize) -> Option<Rounds> {
         Rounds::new(self.rates(row))
+    }
+
+    pub(crate) fn name(&self, row: usize) -> &'static str {
+        self.results[row].name
+    }
+
+    /// The row whose rate is the highest, of those so named.
+    pub(crate) fn best(&self, among: impl Fn(&str) -> bool) -> Option<usize> {
+        let rows = (0..self.results.len()).filter(|row| among(self.name(*row)));
+        let rated = rows.filter_map(|row| Some((row, self.rate(row)?.median())));
+        let best = rated.max_by(|(_, one), (_, other)| one.total_cmp(other));
+        best.map(|(row, _)| row)
     }
 
     /// Of the rates, round by round.

@@ -1,74 +1,71 @@
 //! This crate's nodes, with their defaults.
 
 use std::path::Path;
-use std::time::Duration;
+use std::sync::Arc;
 
-use catamaran::transport::InMemory;
-use catamaran::{Entry, Member, Node, NodeId, RoleName, StateMachine};
+use catamaran::{Bytes, Options};
+use tokio::runtime::Runtime;
 
 use super::{Clients, NODES};
 use crate::Result;
-use crate::turns::{Turn, Worker, threads};
-
-struct Count(u64);
-
-impl StateMachine for Count {
-    type Reply = u64;
-
-    fn apply(&mut self, entries: &[Entry]) -> Vec<u64> {
-        let count = |_: &Entry| {
-            self.0 += 1;
-            self.0
-        };
-        entries.iter().map(count).collect()
-    }
-}
+use crate::nodes::Nodes;
+use crate::turns::{Turn, Worker, runtime, tasks, threads};
 
 struct Cluster<'a> {
-    nodes: Vec<Node<Count>>,
+    nodes: Nodes,
     clients: Clients<'a>,
 }
 
-pub(super) fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
-    let net = InMemory::new();
-    let member = |id| Member {
-        id: NodeId(id),
-        addr: String::new(),
-        client_addr: String::new(),
-    };
-    let members: Vec<Member> = NODES.map(member).collect();
-    let start = |member: &Member| {
-        Node::builder(member.id, dir.join(member.id.to_string()))
-            .bootstrap(members.clone())
-            .transport(net.endpoint())
-            .start(Count(0))
-    };
-    let nodes = members
-        .iter()
-        .map(start)
-        .collect::<std::result::Result<_, _>>()?;
-    Ok(Box::new(Cluster { nodes, clients }))
+fn cluster<'a>(dir: &Path, clients: Clients<'a>) -> Result<Cluster<'a>> {
+    let nodes = Nodes::start(dir, NODES.count(), &Options::default())?;
+    Ok(Cluster { nodes, clients })
 }
 
-impl Cluster<'_> {
-    fn leader(&self) -> &Node<Count> {
-        loop {
-            for node in &self.nodes {
-                let known = node.wait_leader(Duration::from_secs(10));
-                if known.is_some() && node.status().role == RoleName::Leader {
-                    return node;
-                }
-            }
-        }
-    }
+/// Its clients are threads.
+pub(super) fn threaded<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
+    Ok(Box::new(cluster(dir, clients)?))
+}
+
+/// Its clients are tasks that await their proposals.
+pub(super) fn awaited<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
+    let Cluster { nodes, clients } = cluster(dir, clients)?;
+    Ok(Box::new(Awaited {
+        nodes: Arc::new(nodes),
+        clients,
+        runtime: runtime()?,
+    }))
 }
 
 impl Worker for Cluster<'_> {
     fn turn(&mut self) -> Result<Turn> {
-        let leader = self.leader();
+        let leader = self.nodes.leader();
         threads(self.clients.count, |_| {
             leader.propose(self.clients.entry)?.wait()?;
             Ok(())
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        Ok(())
+    }
+}
+
+struct Awaited<'a> {
+    nodes: Arc<Nodes>,
+    clients: Clients<'a>,
+    runtime: Runtime,
+}
+
+impl Worker for Awaited<'_> {
+    fn turn(&mut self) -> Result<Turn> {
+        let (nodes, entry) = (Arc::clone(&self.nodes), Bytes::from(self.clients.entry));
+        tasks(&self.runtime, self.clients.count, move || {
+            // A new buffer each, as if it came from outside.
+            let proposal = nodes.leader().propose(Bytes::from(&*entry));
+            async move {
+                proposal?.await?;
+                Ok(())
+            }
         })
     }
 

@@ -13,6 +13,7 @@ mod catamaran;
 mod openraft;
 mod raft_rs;
 
+const DEVICE: &str = "bare device";
 const NODES: std::ops::RangeInclusive<u64> = 1..=3;
 
 /// The clients of a cluster.
@@ -26,12 +27,22 @@ struct Clients<'a> {
 /// Starts a cluster whose nodes have directories in the one given.
 type Start = for<'a> fn(&Path, Clients<'a>) -> Result<Box<dyn Worker + 'a>>;
 
-/// All clusters, ours last.
+/// All clusters, ours last. Where clients are tasks, it says so, but for openraft, whose are always.
 const CLUSTERS: &[(&str, Start)] = &[
-    ("raft-rs 0.7 + raft-engine 0.4", raft_rs::start),
+    ("raft-rs 0.7 + raft-engine 0.4", raft_rs::threaded),
+    (
+        "raft-rs 0.7 + raft-engine 0.4, awaited by tasks",
+        raft_rs::awaited,
+    ),
     ("openraft 0.10-alpha + raft-log 0.4", openraft::start),
-    ("catamaran", catamaran::start),
+    ("catamaran", catamaran::threaded),
+    ("catamaran, awaited by tasks", catamaran::awaited),
 ];
+
+/// Whether a contender is one of ours.
+fn is_ours(name: &str) -> bool {
+    name.starts_with("catamaran")
+}
 
 const WORK: [&str; 5] = ["t1-128", "t16-128", "t64-128", "t256-128", "t256-1024"];
 
@@ -53,16 +64,17 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             ))
         },
     );
-    let last = CLUSTERS
-        .iter()
-        .filter(|(name, _)| options.wants(name))
-        .count();
-    let title = "Lowest to highest round: commits/s of the last, ratios of the others to it";
-    print(title, &columns, |column, row| match row {
-        0 => None,
-        row if row == last => Some(column.rate(row)?.spread(short)),
-        _ => column.ratio(row, last).as_ref().map(ratio),
+    print("Lowest to highest round", &columns, |column, row| {
+        Some(column.rate(row)?.spread(short))
     });
+    print(
+        "Of ours, the ratio to the best of the others (lowest to highest round)",
+        &columns,
+        |column, row| {
+            let best = column.best(|name| !is_ours(name) && name != DEVICE)?;
+            is_ours(column.name(row)).then(|| column.ratio(row, best).as_ref().map(ratio))?
+        },
+    );
     print(
         "Flushes of the device for each commit, of three nodes",
         &columns,
@@ -89,7 +101,7 @@ fn measure(options: &Options, work: Work) -> Result<Column> {
         block: entry.to_vec(),
     };
     let mut contenders = vec![Contender {
-        name: "bare device",
+        name: DEVICE,
         worker: Box::new(bare),
         entries: 1,
     }];

@@ -13,11 +13,13 @@ use raft::eraftpb::{Entry, Message};
 use raft::storage::MemStorage;
 use raft::{Config, RawNode, StateRole};
 use raft_engine::{Engine, LogBatch};
+use tokio::runtime::Runtime;
+use tokio::sync::oneshot;
 
 use super::{Clients, NODES};
 use crate::Result;
 use crate::engine::raft_engine::{Entries, config};
-use crate::turns::{Turn, Worker, threads};
+use crate::turns::{Turn, Worker, runtime, tasks, threads};
 
 const TICK: Duration = Duration::from_millis(100);
 /// What a node takes from its queue at most before it writes.
@@ -27,8 +29,24 @@ const LEADER: u64 = 1;
 
 enum Input {
     Message(Message),
-    Propose(Vec<u8>, SyncSender<()>),
+    Propose(Vec<u8>, Answer),
     Stop,
+}
+
+/// Who waits for a commit.
+enum Answer {
+    Thread(SyncSender<()>),
+    Task(oneshot::Sender<()>),
+}
+
+impl Answer {
+    /// Who does not wait any more does not care.
+    fn send(self) {
+        match self {
+            Self::Thread(sender) => drop(sender.send(())),
+            Self::Task(sender) => drop(sender.send(())),
+        }
+    }
 }
 
 struct Node {
@@ -38,7 +56,7 @@ struct Node {
     inputs: Receiver<Input>,
     peers: HashMap<u64, Sender<Input>>,
     /// Who waits for which index.
-    waiting: VecDeque<(u64, SyncSender<()>)>,
+    waiting: VecDeque<(u64, Answer)>,
 }
 
 impl Node {
@@ -162,7 +180,7 @@ impl Node {
             .is_some_and(|(index, _)| *index <= last.index)
         {
             if let Some((_, answer)) = self.waiting.pop_front() {
-                let _ = answer.send(());
+                answer.send();
             }
         }
     }
@@ -174,7 +192,20 @@ struct Cluster<'a> {
     clients: Clients<'a>,
 }
 
-pub(super) fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
+/// Its clients are threads.
+pub(super) fn threaded<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
+    Ok(Box::new(start(dir, clients)?))
+}
+
+/// Its clients are tasks.
+pub(super) fn awaited<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
+    Ok(Box::new(Awaited {
+        cluster: start(dir, clients)?,
+        runtime: runtime()?,
+    }))
+}
+
+fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Cluster<'a>> {
     let (senders, receivers): (Vec<_>, Vec<_>) = NODES.map(|_| channel()).unzip();
     let inputs: HashMap<u64, Sender<Input>> = NODES.zip(senders).collect();
     let mut nodes = Vec::new();
@@ -198,14 +229,25 @@ pub(super) fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Work
         }
         std::thread::sleep(TICK / 10);
     }
-    Ok(Box::new(cluster))
+    Ok(cluster)
 }
 
 impl Cluster<'_> {
     fn commit(&self) -> Result<()> {
         let (answer, answered) = sync_channel(1);
-        self.inputs[&LEADER].send(Input::Propose(self.clients.entry.to_vec(), answer))?;
+        let proposal = Input::Propose(self.clients.entry.to_vec(), Answer::Thread(answer));
+        self.inputs[&LEADER].send(proposal)?;
         Ok(answered.recv()?)
+    }
+
+    fn stop(self) -> Result<()> {
+        for input in self.inputs.values() {
+            let _ = input.send(Input::Stop);
+        }
+        for node in self.nodes {
+            node.join().map_err(|_| "a node panicked")??;
+        }
+        Ok(())
     }
 }
 
@@ -215,12 +257,31 @@ impl Worker for Cluster<'_> {
     }
 
     fn close(self: Box<Self>) -> Result<()> {
-        for input in self.inputs.values() {
-            let _ = input.send(Input::Stop);
-        }
-        for node in self.nodes {
-            node.join().map_err(|_| "a node panicked")??;
-        }
-        Ok(())
+        self.stop()
+    }
+}
+
+struct Awaited<'a> {
+    cluster: Cluster<'a>,
+    runtime: Runtime,
+}
+
+impl Worker for Awaited<'_> {
+    fn turn(&mut self) -> Result<Turn> {
+        let Clients { count, entry } = self.cluster.clients;
+        let leader = self.cluster.inputs[&LEADER].clone();
+        let entry = entry.to_vec();
+        tasks(&self.runtime, count, move || {
+            let (answer, answered) = oneshot::channel();
+            let sent = leader.send(Input::Propose(entry.clone(), Answer::Task(answer)));
+            async move {
+                sent?;
+                Ok(answered.await?)
+            }
+        })
+    }
+
+    fn close(self: Box<Self>) -> Result<()> {
+        self.cluster.stop()
     }
 }

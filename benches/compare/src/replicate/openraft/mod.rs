@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use openraft::{BasicNode, Config, Raft, SnapshotPolicy};
 use tokio::runtime::Runtime;
@@ -12,7 +12,7 @@ use self::network::Net;
 use self::store::{Counter, Store};
 use super::{Clients, NODES};
 use crate::Result;
-use crate::turns::{TURN, Turn, Worker};
+use crate::turns::{Turn, Worker, runtime, tasks};
 
 mod network;
 mod store;
@@ -40,9 +40,7 @@ struct Cluster<'a> {
 }
 
 pub(super) fn start<'a>(dir: &Path, clients: Clients<'a>) -> Result<Box<dyn Worker + 'a>> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()?;
+    let runtime = runtime()?;
     let nodes = runtime.block_on(start_nodes(dir, clients.count))?;
     Ok(Box::new(Cluster {
         runtime,
@@ -87,33 +85,17 @@ async fn start_nodes(dir: &Path, clients: usize) -> Result<Vec<Node>> {
     Ok(nodes)
 }
 
-/// Commits for a turn's time.
-async fn client(node: Node, data: Data) -> Result<Vec<Duration>> {
-    let mut latencies = Vec::with_capacity(1 << 12);
-    let start = Instant::now();
-    let mut begun = start;
-    while begun - start < TURN {
-        // A new buffer each, as if it came from outside.
-        node.client_write(Data(Arc::from(&*data.0))).await?;
-        let end = Instant::now();
-        latencies.push(end - begun);
-        begun = end;
-    }
-    Ok(latencies)
-}
-
 impl Worker for Cluster<'_> {
     fn turn(&mut self) -> Result<Turn> {
-        let data = Data(Arc::from(self.clients.entry));
-        self.runtime.block_on(async {
-            let start = Instant::now();
-            let spawn = |_| tokio::spawn(client(self.nodes[0].clone(), data.clone()));
-            let clients: Vec<_> = (0..self.clients.count).map(spawn).collect();
-            let mut latencies = Vec::new();
-            for client in clients {
-                latencies.extend(client.await??);
+        let (node, entry) = (self.nodes[0].clone(), Data(Arc::from(self.clients.entry)));
+        tasks(&self.runtime, self.clients.count, move || {
+            let node = node.clone();
+            // A new buffer each, as if it came from outside.
+            let data = Data(Arc::from(&*entry.0));
+            async move {
+                node.client_write(data).await?;
+                Ok(())
             }
-            Ok(Turn::new(start.elapsed(), latencies))
         })
     }
 
