@@ -245,4 +245,12 @@ impl Inbox for Watch {
     fn answered(&self, from: NodeId, piece: Piece) {
         self.inbox.answered(from, piece);
     }
+
+    fn attend(&self) {
+        self.inbox.attend();
+    }
+
+    fn rouse(&self) {
+        self.inbox.rouse();
+    }
 }
