@@ -19,7 +19,9 @@ pub(crate) struct Progress {
 }
 
 struct Followers {
-    waiting: usize,
+    /// The least index that one of them has seen, and waits for more. Taken when they wake, so that who waits on
+    /// says so again; who gave up may leave one, which wakes the others once in vain.
+    seen: Option<LogIndex>,
     ended: bool,
 }
 
@@ -31,7 +33,7 @@ impl Progress {
             committed: AtomicU64::new(0),
             applied: AtomicU64::new(0),
             followers: Mutex::new(Followers {
-                waiting: 0,
+                seen: None,
                 ended: false,
             }),
             moved: Condvar::new(),
@@ -61,7 +63,7 @@ impl Progress {
 
     pub(super) fn set_status(&self, status: Status) {
         *self.status.lock() = status;
-        self.wake();
+        self.wake(LogIndex(u64::MAX));
     }
 
     pub(super) fn applied(&self, index: LogIndex) {
@@ -70,12 +72,15 @@ impl Progress {
 
     pub(super) fn committed(&self, index: LogIndex) {
         self.committed.store(index.0, Ordering::Release);
-        self.wake();
+        self.wake(index);
     }
 
-    /// The lock orders this after the look of whoever is about to wait.
-    fn wake(&self) {
-        if self.followers.lock().waiting > 0 {
+    /// Wakes all if one waits for what `index` is beyond. The lock orders this after the look of whoever is about
+    /// to wait.
+    fn wake(&self, index: LogIndex) {
+        let mut followers = self.followers.lock();
+        if followers.seen.is_some_and(|seen| seen < index) {
+            followers.seen = None;
             self.moved.notify_all();
         }
     }
@@ -92,34 +97,92 @@ impl Progress {
         seen: LogIndex,
         deadline: Option<Instant>,
     ) -> Option<LogIndex> {
-        self.wait(deadline, || {
+        self.wait(seen, deadline, || {
             Some(self.committed_index()).filter(|&index| index > seen)
         })
     }
 
     /// Waits until a leader is known; None when the node has stopped, or at `deadline`.
     pub(crate) fn wait_leader(&self, deadline: Option<Instant>) -> Option<NodeId> {
-        self.wait(deadline, || self.status().leader)
+        self.wait(LogIndex(u64::MAX - 1), deadline, || self.status().leader)
     }
 
-    fn wait<T>(&self, deadline: Option<Instant>, look: impl Fn() -> Option<T>) -> Option<T> {
+    /// Looks whenever the status changes, or more than `seen` is committed.
+    fn wait<T>(
+        &self,
+        seen: LogIndex,
+        deadline: Option<Instant>,
+        look: impl Fn() -> Option<T>,
+    ) -> Option<T> {
         let mut followers = self.followers.lock();
-        followers.waiting += 1;
-        let found = loop {
+        loop {
             let found = look();
             if found.is_some() || followers.ended {
-                break found;
+                return found;
             }
+            let least = followers.seen.map_or(seen, |other| other.min(seen));
+            followers.seen = Some(least);
             match deadline {
                 None => self.moved.wait(&mut followers),
                 Some(deadline) => {
                     if self.moved.wait_until(&mut followers, deadline).timed_out() {
-                        break look();
+                        return look();
                     }
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::raft::event::RoleName;
+    use crate::types::Term;
+
+    fn progress() -> Progress {
+        let status = Status {
+            role: RoleName::Follower,
+            term: Term(1),
+            leader: None,
         };
-        followers.waiting -= 1;
-        found
+        Progress::new(status, Membership::default())
+    }
+
+    #[test]
+    fn nobody_is_woken_for_less_than_is_waited_for() {
+        let progress = progress();
+        progress.followers.lock().seen = Some(LogIndex(5));
+        progress.committed(LogIndex(5));
+        assert_eq!(progress.followers.lock().seen, Some(LogIndex(5)));
+        progress.committed(LogIndex(6));
+        assert_eq!(progress.followers.lock().seen, None);
+    }
+
+    #[test]
+    fn everyone_who_waits_hears_of_what_comes() {
+        let progress = progress();
+        thread::scope(|scope| {
+            let wait = |seen| progress.wait_committed(LogIndex(seen), None);
+            let waits: Vec<_> = (0..4).map(|seen| scope.spawn(move || wait(seen))).collect();
+            let leader = scope.spawn(|| progress.wait_leader(None));
+            for index in 1..=4 {
+                progress.committed(LogIndex(index));
+            }
+            for (seen, wait) in (0..).zip(waits) {
+                assert!(wait.join().unwrap() > Some(LogIndex(seen)));
+            }
+            let status = Status {
+                leader: Some(NodeId(3)),
+                ..progress.status()
+            };
+            progress.set_status(status);
+            assert_eq!(leader.join().unwrap(), Some(NodeId(3)));
+            let end = scope.spawn(move || wait(u64::MAX - 1));
+            progress.end();
+            assert_eq!(end.join().unwrap(), None);
+        });
     }
 }
