@@ -12,6 +12,7 @@ use crate::raft::message::Message;
 use crate::snapshot::{Ask, Piece};
 use crate::types::{Entry, EntryRange, Identity, Member, NodeId};
 
+mod gather;
 mod memory;
 mod tcp;
 mod transfer;

@@ -7,6 +7,7 @@
 //! 13 Piece    u8 kind | id | u64 offset | bytes to the end of the frame
 //! ```
 
+use super::gather::Gathered;
 use super::wire;
 use crate::codec::{Malformed, Put, Reader};
 use crate::snapshot::{Ask, MAX_PIECE_BYTES, Piece, SnapshotId};
@@ -25,24 +26,27 @@ pub(super) enum Transfer {
 }
 
 /// Appends an ask to `out` as one frame.
-pub(super) fn put_ask(out: &mut Vec<u8>, ask: Ask) {
-    wire::put_framed(out, |out| {
+pub(super) fn put_ask(out: &mut Gathered, ask: Ask) {
+    let put = |out: &mut Vec<u8>| {
         out.put_u8(ASK);
         out.put_u8(u8::from(ask.have.is_some()));
         if let Some((id, have)) = ask.have {
             put_id(out, id);
             out.put_u64(have);
         }
-    });
+    };
+    wire::put_framed(out, |out| out.put(put));
 }
 
 /// Appends a piece to `out` as one frame.
-pub(super) fn put_piece(out: &mut Vec<u8>, piece: &Piece) {
+pub(super) fn put_piece(out: &mut Gathered, piece: &Piece) {
     wire::put_framed(out, |out| {
-        out.put_u8(PIECE);
-        put_id(out, piece.id);
-        out.put_u64(piece.offset);
-        out.extend_from_slice(&piece.bytes);
+        out.put(|out| {
+            out.put_u8(PIECE);
+            put_id(out, piece.id);
+            out.put_u64(piece.offset);
+        });
+        out.put_payload(&piece.bytes);
     });
 }
 
@@ -52,8 +56,12 @@ fn put_id(out: &mut Vec<u8>, id: SnapshotId) {
     out.put_u32(id.digest);
 }
 
-/// Reads a body whose crc is right. None if it is a message of consensus.
-pub(super) fn decode(body: &Bytes) -> Result<Option<Transfer>, Malformed> {
+/// Reads a body whose crc is right. None if it is a message of consensus. The bytes of a piece are a slice of what
+/// `keep` makes of the body.
+pub(super) fn decode(
+    body: &[u8],
+    keep: impl FnOnce() -> Bytes,
+) -> Result<Option<Transfer>, Malformed> {
     let mut reader = Reader::new(body);
     let transfer = match reader.u8("kind of message")? {
         ASK => {
@@ -72,7 +80,7 @@ pub(super) fn decode(body: &Bytes) -> Result<Option<Transfer>, Malformed> {
             if len > MAX_PIECE_BYTES {
                 return Err(reader.malformed("piece of a snapshot"));
             }
-            let bytes = body.slice(at, len);
+            let bytes = keep().slice(at, len);
             Transfer::Piece(Piece { id, offset, bytes })
         }
         _ => return Ok(None),
@@ -114,24 +122,28 @@ mod tests {
     }
 
     fn body(transfer: &Transfer) -> Vec<u8> {
-        let mut frame = Vec::new();
+        let mut frame = Gathered::default();
         match transfer {
             Transfer::Ask(ask) => put_ask(&mut frame, *ask),
             Transfer::Piece(piece) => put_piece(&mut frame, piece),
         }
-        frame.split_off(wire::FRAME_HEAD_BYTES)
+        frame.to_vec().split_off(wire::FRAME_HEAD_BYTES)
+    }
+
+    fn decoded(body: &[u8]) -> Result<Option<Transfer>, Malformed> {
+        decode(body, || body.into())
     }
 
     proptest! {
         #[test]
         fn a_transfer_survives_its_encoding(transfer in any_transfer()) {
-            prop_assert_eq!(decode(&body(&transfer).into()), Ok(Some(transfer)));
+            prop_assert_eq!(decoded(&body(&transfer)), Ok(Some(transfer)));
         }
 
         #[test]
         fn a_body_of_anything_is_refused_or_sound(mut bytes in prop::collection::vec(any::<u8>(), 1..100)) {
             bytes[0] = ASK + bytes[0] % 2;
-            if let Ok(Some(transfer)) = decode(&bytes.clone().into()) {
+            if let Ok(Some(transfer)) = decoded(&bytes.clone()) {
                 prop_assert_eq!(body(&transfer), bytes);
             }
         }
@@ -152,8 +164,8 @@ mod tests {
         };
         let most = body(&Transfer::Piece(piece(MAX_PIECE_BYTES)));
         assert!(most.len() <= MAX_BODY_BYTES);
-        assert!(decode(&most.into()).is_ok());
+        assert!(decoded(&most).is_ok());
         let over = body(&Transfer::Piece(piece(MAX_PIECE_BYTES + 1)));
-        assert!(decode(&over.into()).is_err());
+        assert!(decoded(&over).is_err());
     }
 }

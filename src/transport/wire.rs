@@ -33,6 +33,7 @@
 
 use std::fmt;
 
+use super::gather::Gathered;
 use super::{Limits, transfer};
 use crate::codec::{Malformed, Put, Reader};
 use crate::driver::runs_of;
@@ -221,24 +222,36 @@ fn check_crc(reader: &mut Reader<'_>, bytes: &[u8]) -> Result<(), Refusal> {
 }
 
 /// Appends a message and its entries to `out` as one frame. Panics at 4 GiB, which no limit allows.
-pub(super) fn put_frame(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
-    put_framed(out, |out| put_body(out, message, entries));
+pub(super) fn put_frame(out: &mut Gathered, message: &Message, entries: &[Entry]) {
+    put_framed(out, |out| {
+        out.put(|bytes| put_body(bytes, message, entries.len()));
+        for Entry { id, kind, payload } in entries {
+            out.put(|bytes| {
+                bytes.put_u64(id.term.0);
+                bytes.put_u8(*kind as u8);
+                bytes.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+            });
+            out.put_payload(payload);
+        }
+    });
 }
 
 /// Appends what `put` does to `out` as the body of one frame.
-pub(super) fn put_framed(out: &mut Vec<u8>, put: impl FnOnce(&mut Vec<u8>)) {
-    let start = out.len();
-    out.extend_from_slice(&[0; FRAME_HEAD_BYTES]);
+pub(super) fn put_framed(out: &mut Gathered, put: impl FnOnce(&mut Gathered)) {
+    let start = out.end();
+    out.put(|bytes| bytes.extend_from_slice(&[0; FRAME_HEAD_BYTES]));
     put(out);
-    let body = &out[start + FRAME_HEAD_BYTES..];
-    let crc = crc32fast::hash(body);
-    let len = u32::try_from(body.len()).unwrap_or(u32::MAX);
+    let (len, crc) = out.since(start, FRAME_HEAD_BYTES);
+    let len = u32::try_from(len).unwrap_or(u32::MAX);
     assert!(len < u32::MAX, "a frame of 4 GiB or more");
-    out[start..start + 4].copy_from_slice(&len.to_le_bytes());
-    out[start + 4..start + 8].copy_from_slice(&crc.to_le_bytes());
+    let mut head = [0; FRAME_HEAD_BYTES];
+    head[..4].copy_from_slice(&len.to_le_bytes());
+    head[4..].copy_from_slice(&crc.to_le_bytes());
+    out.overwrite(start, &head);
 }
 
-fn put_body(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
+/// A message but for its entries, of which there are `count`.
+fn put_body(out: &mut Vec<u8>, message: &Message, count: usize) {
     let mut head = |kind: u8| {
         out.put_u8(kind);
         out.put_u64(message.term.0);
@@ -270,12 +283,7 @@ fn put_body(out: &mut Vec<u8>, message: &Message, entries: &[Entry]) {
             put_id(out, range.prev);
             out.put_u64(commit.0);
             out.put_u64(*round);
-            out.put_u32(u32::try_from(entries.len()).unwrap_or(u32::MAX));
-            for Entry { id, kind, payload } in entries {
-                out.put_u64(id.term.0);
-                out.put_u8(*kind as u8);
-                out.put_bytes(payload);
-            }
+            out.put_u32(u32::try_from(count).unwrap_or(u32::MAX));
         }
         Body::AppendReply {
             outcome: AppendOutcome::Matched { upto },
@@ -355,7 +363,7 @@ pub(super) fn decode_head(
 }
 
 /// Whether a body is what was sent.
-pub(super) fn check_body(body: &Bytes, crc: u32) -> Result<(), Malformed> {
+pub(super) fn check_body(body: &[u8], crc: u32) -> Result<(), Malformed> {
     if crc32fast::hash(body) == crc {
         return Ok(());
     }
@@ -365,10 +373,12 @@ pub(super) fn check_body(body: &Bytes, crc: u32) -> Result<(), Malformed> {
     })
 }
 
-/// Reads a body. The payloads of entries are slices of `body`, not copies.
+/// Reads a body. The payloads of entries are slices of what `keep` makes of it, which is asked only if there are
+/// any.
 pub(super) fn decode_body(
-    body: &Bytes,
+    body: &[u8],
     limits: &Limits,
+    keep: impl FnOnce() -> Bytes,
 ) -> Result<(Message, Vec<Entry>), Malformed> {
     let mut reader = Reader::new(body);
     let kind = reader.u8("kind of message")?;
@@ -387,7 +397,7 @@ pub(super) fn decode_body(
         4 => Body::VoteReply {
             granted: granted(&mut reader)?,
         },
-        5 => append(&mut reader, body, limits, &mut entries)?,
+        5 => append(&mut reader, limits, keep, &mut entries)?,
         6 => Body::AppendReply {
             outcome: AppendOutcome::Matched {
                 upto: LogIndex(reader.u64("upto")?),
@@ -447,8 +457,8 @@ fn granted(reader: &mut Reader<'_>) -> Result<bool, Malformed> {
 /// An append: its entries follow `prev` without a gap, in terms that do not go down.
 fn append(
     reader: &mut Reader<'_>,
-    body: &Bytes,
     limits: &Limits,
+    keep: impl FnOnce() -> Bytes,
     entries: &mut Vec<Entry>,
 ) -> Result<Body, Malformed> {
     let prev = id(reader)?;
@@ -460,6 +470,8 @@ fn append(
         return Err(reader.malformed("number of entries"));
     }
     entries.reserve_exact(count as usize);
+    let body = (count > 0).then(keep);
+    let payload_at = |at, len| body.as_ref().map(|body| body.slice(at, len));
     let mut last = prev;
     for _ in 0..count {
         let term = Term(reader.u64("term of an entry")?);
@@ -470,12 +482,12 @@ fn append(
         let kind = EntryKind::from_u8(reader.u8("kind of entry")?);
         let kind = kind.ok_or_else(|| reader.malformed("kind of entry"))?;
         let payload = reader.bytes(limits.max_entry_bytes, "payload of an entry")?;
-        let payload = body.slice(reader.offset() - payload.len(), payload.len());
+        let payload = payload_at(reader.offset() - payload.len(), payload.len());
         last = LogId::new(term, index);
         entries.push(Entry {
             id: last,
             kind,
-            payload,
+            payload: payload.unwrap_or_default(),
         });
     }
     let range = EntryRange { prev, last };

@@ -12,10 +12,13 @@ use parking_lot::Mutex;
 
 use super::wire::{self, Refusal};
 use super::{Connect, Context, Transport, TransportError};
+use crate::codec::Malformed;
 use crate::raft::message::Message;
 use crate::snapshot::Ask;
 use crate::types::{Member, NodeId};
 
+mod frames;
+mod lane;
 mod peers;
 mod receive;
 mod send;
@@ -99,15 +102,17 @@ struct TcpTransport {
 
 impl Transport for TcpTransport {
     fn send(&self, to: NodeId, message: Message) {
-        self.running.shared.peers.send(to, Parcel::Message(message));
+        self.running.shared.send(to, Parcel::Message(message));
     }
 
     fn ask(&self, to: NodeId, ask: Ask) {
-        self.running.shared.peers.send(to, Parcel::Ask(ask));
+        self.running.shared.send(to, Parcel::Ask(ask));
     }
 
     fn answer(&self, to: NodeId, ask: Ask) {
-        self.running.shared.peers.answer(to, ask);
+        if let Some(lane) = self.running.shared.peers.lane(to) {
+            lane.answer(ask);
+        }
     }
 
     fn set_members(&self, members: &[Member]) {
@@ -156,6 +161,11 @@ impl Drop for Running {
     }
 }
 
+/// What came in over a connection is not what members say.
+fn invalid(error: Malformed) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 /// An address under which this machine reaches its own listener.
 const fn reachable(addr: SocketAddr) -> SocketAddr {
     let ip = match addr.ip() {
@@ -194,6 +204,12 @@ impl Shared {
             incarnations: Mutex::default(),
             speaking: Mutex::default(),
             logged: Mutex::default(),
+        }
+    }
+
+    fn send(&self, to: NodeId, parcel: Parcel) {
+        if let Some(lane) = self.peers.lane(to) {
+            lane.send(parcel, &self.context);
         }
     }
 

@@ -7,11 +7,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::{Mutex, RwLock};
 
-use super::{ANSWERS, Parcel, QUEUE, Shared, send};
-use crate::snapshot::Ask;
+use super::lane::Lane;
+use super::{Shared, send};
 use crate::transport::TransportError;
 use crate::types::{Member, NodeId};
 
@@ -21,9 +20,8 @@ const MAX_STRANGERS: usize = 16;
 /// The senders, and all threads that end with the transport.
 pub(super) struct Peers {
     book: RwLock<Book>,
-    /// Disconnected when the transport closes.
-    stopped: Receiver<()>,
-    end: Mutex<Option<End>>,
+    /// All threads; None once the transport closes.
+    threads: Mutex<Option<Vec<JoinHandle<()>>>>,
 }
 
 #[derive(Default)]
@@ -36,42 +34,27 @@ struct Book {
 /// A node that is sent to.
 struct Sought {
     member: Member,
-    /// Dropped, it ends the sender.
-    parcels: Sender<Parcel>,
-    /// Asks to be answered.
-    answers: Sender<Ask>,
+    lane: Arc<Lane>,
 }
 
-struct End {
-    /// Dropped, it wakes every sender.
-    stop: Sender<()>,
-    threads: Vec<JoinHandle<()>>,
+impl Drop for Sought {
+    fn drop(&mut self) {
+        self.lane.end();
+    }
 }
 
 impl Peers {
     pub(super) fn new() -> Self {
-        let (stop, stopped) = bounded(0);
-        let threads = Vec::new();
         Self {
             book: RwLock::default(),
-            stopped,
-            end: Mutex::new(Some(End { stop, threads })),
+            threads: Mutex::new(Some(Vec::new())),
         }
     }
 
-    /// Queues a parcel, or drops it.
-    pub(super) fn send(&self, to: NodeId, parcel: Parcel) {
-        if let Some(sought) = self.book.read().sought.get(&to) {
-            // Full: the peer or the network is slow, and Raft will ask again.
-            let _ = sought.parcels.try_send(parcel);
-        }
-    }
-
-    /// Queues an ask to be answered, or drops it.
-    pub(super) fn answer(&self, to: NodeId, ask: Ask) {
-        if let Some(sought) = self.book.read().sought.get(&to) {
-            let _ = sought.answers.try_send(ask);
-        }
+    /// The way to a node that is sent to.
+    pub(super) fn lane(&self, to: NodeId) -> Option<Arc<Lane>> {
+        let book = self.book.read();
+        book.sought.get(&to).map(|sought| Arc::clone(&sought.lane))
     }
 
     pub(super) fn is_member(&self, id: NodeId) -> bool {
@@ -94,28 +77,26 @@ impl Peers {
         name: String,
         run: impl FnOnce() + Send + 'static,
     ) -> Result<(), TransportError> {
-        if let Some(end) = self.end.lock().as_mut() {
+        if let Some(threads) = self.threads.lock().as_mut() {
             let thread = thread::Builder::new().name(name).spawn(run);
-            end.threads.retain(|thread| !thread.is_finished());
-            end.threads.push(thread.map_err(TransportError::Thread)?);
+            threads.retain(|thread| !thread.is_finished());
+            threads.push(thread.map_err(TransportError::Thread)?);
         }
         Ok(())
     }
 
-    /// Wakes every sender, and gives the threads to be joined; None the second time.
+    /// Ends every sender, and gives the threads to be joined; None the second time.
     pub(super) fn end(&self) -> Option<Vec<JoinHandle<()>>> {
-        let End { stop, threads } = self.end.lock().take()?;
-        drop(stop);
+        let threads = self.threads.lock().take()?;
+        for sought in self.book.read().sought.values() {
+            sought.lane.end();
+        }
         Some(threads)
     }
 
     #[cfg(test)]
     pub(super) fn queued(&self, id: NodeId) -> Option<usize> {
-        self.book
-            .read()
-            .sought
-            .get(&id)
-            .map(|sought| sought.parcels.len())
+        self.lane(id).map(|lane| lane.queued())
     }
 }
 
@@ -164,18 +145,11 @@ impl Shared {
             if book.sought.contains_key(&id) {
                 continue;
             }
-            let (parcels, waiting) = bounded(QUEUE);
-            let (answers, asked) = bounded(ANSWERS);
-            let (stopped, shared) = (self.peers.stopped.clone(), Arc::clone(self));
-            let peer = send::Peer::new(member.clone(), (waiting, asked), stopped, shared);
+            let lane = Arc::new(Lane::new());
+            let peer = send::Peer::new(member.clone(), Arc::clone(&lane), Arc::clone(self));
             let name = format!("catamaran-peer-{id}");
             self.peers.spawn(name, move || peer.run())?;
-            let sought = Sought {
-                member,
-                parcels,
-                answers,
-            };
-            book.sought.insert(id, sought);
+            book.sought.insert(id, Sought { member, lane });
         }
         Ok(())
     }

@@ -1,20 +1,20 @@
 //! The acceptor, and a reader's thread for each connection.
 
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::thread;
 
+use super::frames::{Frame, Frames};
 use super::wire::{self, Hello, Refusal};
 use super::{HANDSHAKE, Shared};
+use crate::codec::Malformed;
 use crate::transport::Incoming;
 use crate::transport::transfer::{self, Transfer};
-use crate::types::{Bytes, NodeId};
+use crate::types::NodeId;
 
 /// Connections beside one of each node that is sent to: those being replaced, and strangers on their way out.
 const SPARE_CONNECTIONS: usize = 16;
-/// What is read at once.
-const READ_BYTES: usize = 64 << 10;
 
 /// Accepts connections until the transport is closed.
 pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
@@ -119,48 +119,39 @@ fn check(hello: &Hello, shared: &Shared) -> Result<NodeId, Refusal> {
     Ok(from)
 }
 
+/// Hands on what comes in, until the connection ends.
 fn deliver(stream: TcpStream, shared: &Shared, from: NodeId) -> io::Result<()> {
-    let limits = shared.context.limits;
-    let limit = wire::max_body_bytes(&limits);
-    let mut reader = BufReader::with_capacity(READ_BYTES, stream);
-    let mut head = [0; wire::FRAME_HEAD_BYTES];
+    let mut frames = Frames::new(stream, wire::max_body_bytes(&shared.context.limits));
     loop {
-        reader.read_exact(&mut head)?;
-        let (len, crc) = wire::decode_head(&head, limit).map_err(invalid)?;
-        // Grows with what comes in, up to a length that is within the limit.
-        let mut body = Vec::with_capacity(len.min(READ_BYTES));
-        if (&mut reader).take(len as u64).read_to_end(&mut body)? < len {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        let body = Bytes::from(body);
-        wire::check_body(&body, crc).map_err(invalid)?;
-        let inbox = &shared.context.inbox;
-        match transfer::decode(&body).map_err(invalid)? {
-            Some(Transfer::Ask(ask)) => inbox.asked(from, ask),
-            Some(Transfer::Piece(piece)) => inbox.answered(from, piece),
-            None => {
-                let (message, entries) = wire::decode_body(&body, &limits).map_err(invalid)?;
-                inbox.deliver(Incoming {
-                    from,
-                    message,
-                    entries,
-                });
-            }
-        }
-        if !holds_frame(reader.buffer(), limit) {
-            inbox.attend();
-        }
+        frames.read_more()?;
+        let handed_on = hand_on_all(&mut frames, shared, from);
+        shared.context.inbox.attend();
+        handed_on?;
     }
 }
 
-/// Whether the next frame is here already, or what cannot be one.
-fn holds_frame(buffer: &[u8], limit: usize) -> bool {
-    let Some((head, rest)) = buffer.split_first_chunk::<{ wire::FRAME_HEAD_BYTES }>() else {
-        return false;
-    };
-    wire::decode_head(head, limit).is_ok_and(|(len, _)| rest.len() >= len)
+fn hand_on_all(frames: &mut Frames<TcpStream>, shared: &Shared, from: NodeId) -> io::Result<()> {
+    while let Some(frame) = frames.next()? {
+        hand_on(&frame, shared, from).map_err(super::invalid)?;
+    }
+    Ok(())
 }
 
-fn invalid(error: crate::codec::Malformed) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, error)
+fn hand_on(frame: &Frame<'_>, shared: &Shared, from: NodeId) -> Result<(), Malformed> {
+    let inbox = &shared.context.inbox;
+    let body = frame.body();
+    match transfer::decode(body, || frame.keep())? {
+        Some(Transfer::Ask(ask)) => inbox.asked(from, ask),
+        Some(Transfer::Piece(piece)) => inbox.answered(from, piece),
+        None => {
+            let limits = &shared.context.limits;
+            let (message, entries) = wire::decode_body(body, limits, || frame.keep())?;
+            inbox.deliver(Incoming {
+                from,
+                message,
+                entries,
+            });
+        }
+    }
+    Ok(())
 }

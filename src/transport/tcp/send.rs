@@ -5,12 +5,11 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError, select};
-
+use super::lane::{self, Hold, Lane, Work};
 use super::wire::{self, Hello, Refusal};
-use super::{HANDSHAKE, Parcel, Shared, Tracked};
-use crate::snapshot::Ask;
-use crate::transport::{fill, transfer};
+use super::{HANDSHAKE, Shared};
+use crate::transport::gather::Gathered;
+use crate::transport::transfer;
 use crate::types::Member;
 
 /// The first wait before another try, doubled with each failure.
@@ -29,12 +28,9 @@ const GATHER: usize = 256 << 10;
 
 pub(super) struct Peer {
     member: Member,
-    parcels: Receiver<Parcel>,
-    /// Asks of this peer to be answered.
-    answers: Receiver<Ask>,
-    /// Disconnected when the transport closes.
-    stopped: Receiver<()>,
+    lane: Arc<Lane>,
     shared: Arc<Shared>,
+    /// The wait before the next try to connect.
     back_off: Duration,
 }
 
@@ -51,46 +47,44 @@ impl From<io::Error> for Failed {
 }
 
 impl Peer {
-    pub(super) fn new(
-        member: Member,
-        (parcels, answers): (Receiver<Parcel>, Receiver<Ask>),
-        stopped: Receiver<()>,
-        shared: Arc<Shared>,
-    ) -> Self {
+    pub(super) const fn new(member: Member, lane: Arc<Lane>, shared: Arc<Shared>) -> Self {
         Self {
             member,
-            parcels,
-            answers,
-            stopped,
+            lane,
             shared,
-            back_off: LEAST_BACK_OFF,
+            back_off: Duration::ZERO,
         }
     }
 
     /// Connects, sends, and connects again, until the transport is closed or the member forgotten.
     pub(super) fn run(mut self) {
-        let mut buffer = Vec::new();
-        while !self.shared.is_closing() && self.forget_queued() {
-            match self.connect() {
-                Ok((mut stream, _tracked)) => {
-                    self.back_off = LEAST_BACK_OFF;
-                    crate::trace::info!(peer = self.member.id.0, "connected");
-                    if !self.forget_queued() {
-                        return;
+        let lane = Arc::clone(&self.lane);
+        loop {
+            match lane.work() {
+                Work::Ended => return,
+                Work::Send(hold) => {
+                    if let Err(error) = self.send(hold)
+                        && !self.shared.is_closing()
+                    {
+                        crate::trace::info!(peer = self.member.id.0, %error, "connection lost");
                     }
-                    let Err(error) = self.send(&mut stream, &mut buffer) else {
-                        return;
-                    };
-                    if self.shared.is_closing() {
-                        return;
-                    }
-                    crate::trace::info!(peer = self.member.id.0, %error, "connection lost");
                 }
-                Err(Failed::Io) => {}
-                Err(Failed::Refused(refusal)) => self.refused(refusal),
-            }
-            if !self.wait() {
-                return;
+                Work::Connect => {
+                    if !lane.pause(self.back_off) {
+                        return;
+                    }
+                    match self.connect() {
+                        Ok(()) => {
+                            self.back_off = LEAST_BACK_OFF;
+                            crate::trace::info!(peer = self.member.id.0, "connected");
+                        }
+                        Err(Failed::Io) => {
+                            self.back_off =
+                                (self.back_off * 2).clamp(LEAST_BACK_OFF, MOST_BACK_OFF);
+                        }
+                        Err(Failed::Refused(refusal)) => self.refused(refusal),
+                    }
+                }
             }
         }
     }
@@ -103,27 +97,7 @@ impl Peer {
         }
     }
 
-    /// What waited while there was no connection is old, and Raft has better by now. False if no more will
-    /// come: the member was forgotten.
-    fn forget_queued(&self) -> bool {
-        while self.answers.try_recv().is_ok() {}
-        loop {
-            match self.parcels.try_recv() {
-                Ok(_) => {}
-                Err(TryRecvError::Empty) => return true,
-                Err(TryRecvError::Disconnected) => return false,
-            }
-        }
-    }
-
-    /// Waits before the next try; false when the transport closes.
-    fn wait(&mut self) -> bool {
-        let ended = self.stopped.recv_timeout(self.back_off);
-        self.back_off = (self.back_off * 2).clamp(LEAST_BACK_OFF, MOST_BACK_OFF);
-        ended == Err(RecvTimeoutError::Timeout)
-    }
-
-    fn connect(&self) -> Result<(TcpStream, Tracked), Failed> {
+    fn connect(&self) -> Result<(), Failed> {
         let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
         for addr in self.member.addr.to_socket_addrs()? {
             match TcpStream::connect_timeout(&addr, CONNECT) {
@@ -135,7 +109,7 @@ impl Peer {
     }
 
     /// Says who this is, and hears whether it is welcome.
-    fn introduce(&self, mut stream: TcpStream) -> Result<(TcpStream, Tracked), Failed> {
+    fn introduce(&self, mut stream: TcpStream) -> Result<(), Failed> {
         let tracked = self.shared.track(&stream)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(HANDSHAKE))?;
@@ -152,56 +126,52 @@ impl Peer {
         self.shared
             .know(self.member.id, incarnation)
             .map_err(Failed::Refused)?;
-        Ok((stream, tracked))
+        self.lane.connected(stream, tracked)?;
+        Ok(())
     }
 
-    /// Sends what is queued, together what queued while the last write ran, and the bytes of a snapshot behind
-    /// all else. Ends with an error, or when the transport closes.
-    fn send(&self, stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<()> {
+    /// Sends what waits, and what comes meanwhile, and the bytes of a snapshot behind all else.
+    fn send(&self, mut hold: Hold<'_>) -> io::Result<()> {
+        let sent = self.drain(&mut hold);
+        if sent.is_err() {
+            hold.lose();
+        }
+        sent
+    }
+
+    fn drain(&self, hold: &mut Hold<'_>) -> io::Result<()> {
+        let context = &self.shared.context;
+        hold.blocking(true)?;
         loop {
-            let (first, ask) = select! {
-                recv(self.parcels) -> parcel => (Some(parcel), None),
-                recv(self.answers) -> ask => (None, Some(ask)),
-                recv(self.stopped) -> _ => return Ok(()),
+            while let Some(parcel) = hold.next_parcel() {
+                let (stream, out) = hold.parts()?;
+                lane::put(parcel, context, out, |out| match out.left() {
+                    0..GATHER => Ok(()),
+                    _ => write_all(out, stream),
+                })?;
+            }
+            let (stream, out) = hold.parts()?;
+            write_all(out, stream)?;
+            let Some(ask) = hold.next_answer() else {
+                break;
             };
-            // The member was forgotten; what was said to it before still goes.
-            let forgotten = matches!(first, Some(Err(_))) || matches!(ask, Some(Err(_)));
-            let first = first.and_then(Result::ok);
-            buffer.clear();
-            for parcel in first.into_iter().chain(self.parcels.try_iter()) {
-                self.put(parcel, buffer, stream)?;
-            }
-            stream.write_all(buffer)?;
-            if forgotten {
-                return Ok(());
-            }
-            let ask = ask.and_then(Result::ok);
-            let snapshots = &self.shared.context.snapshots;
-            if let Some(piece) = ask.and_then(|ask| snapshots.read(self.member.id, ask)) {
-                buffer.clear();
-                transfer::put_piece(buffer, &piece);
-                stream.write_all(buffer)?;
+            if let Some(piece) = context.snapshots.read(self.member.id, ask) {
+                let (stream, out) = hold.parts()?;
+                transfer::put_piece(out, &piece);
+                write_all(out, stream)?;
             }
         }
+        hold.blocking(false)
     }
+}
 
-    /// Adds a message to the buffer, and writes the buffer when much has gathered.
-    fn put(&self, parcel: Parcel, buffer: &mut Vec<u8>, stream: &mut TcpStream) -> io::Result<()> {
-        let message = match parcel {
-            Parcel::Message(message) => message,
-            Parcel::Ask(ask) => {
-                transfer::put_ask(buffer, ask);
-                return Ok(());
-            }
-        };
-        let mut written = Ok(());
-        fill(&self.shared.context, message, |message, entries| {
-            wire::put_frame(buffer, &message, &entries);
-            if buffer.len() >= GATHER && written.is_ok() {
-                written = stream.write_all(buffer);
-                buffer.clear();
-            }
-        });
-        written
+/// Writes all, to a socket that blocks.
+fn write_all(out: &mut Gathered, stream: &mut TcpStream) -> io::Result<()> {
+    if out.write_to(stream)? {
+        return Ok(());
     }
+    Err(io::Error::new(
+        io::ErrorKind::TimedOut,
+        "the peer does not read",
+    ))
 }

@@ -3,14 +3,17 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
+use super::frames::Frames;
 use super::wire::{self, Hello, Refusal};
 use super::{Tcp, TcpTransport};
 use crate::raft::message::{Body, Message};
 use crate::snapshot::{Ask, MAX_PIECE_BYTES, Piece, SnapshotId};
+use crate::transport::gather::Gathered;
 use crate::transport::transfer::Transfer;
 use crate::transport::{Context, EntrySource, Inbox, Incoming, Limits, SnapshotSource, Transport};
 use crate::types::{
@@ -326,8 +329,9 @@ fn malformed_bytes_close_their_connection_and_no_other() {
     until_heard(&a, B, &b.inbox);
     let mut over_limit = (1u32 << 30).to_le_bytes().to_vec();
     over_limit.extend_from_slice(&[0; 4]);
-    let mut damaged = Vec::new();
+    let mut damaged = Gathered::default();
     wire::put_frame(&mut damaged, &vote(1), &[]);
+    let mut damaged = damaged.to_vec();
     *damaged.last_mut().unwrap() ^= 1;
     for bytes in [over_limit, damaged, vec![0xff; 64]] {
         // As node 1, whose own connection this one replaces.
@@ -355,52 +359,127 @@ fn malformed_bytes_close_their_connection_and_no_other() {
 }
 
 #[test]
-fn a_full_queue_drops_and_does_not_wait() {
+fn what_is_sent_without_a_connection_is_dropped() {
     // Nobody listens there any more.
     let gone = bind().local_addr();
     let a = start(identity(A, 1), bind(), gone);
-    for term in 0..10 * super::QUEUE as u64 {
+    for term in 0..100 {
         a.transport.send(B, vote(term));
     }
     let queued = a.transport.running.shared.peers.queued(B);
-    assert!(queued.unwrap() <= super::QUEUE);
+    assert_eq!(queued, Some(0));
+}
+
+/// A member whose peer has welcomed it, and reads nothing so far.
+fn stalled() -> (Peer, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let a = start(identity(A, 1), bind(), listener.local_addr().unwrap());
+    let (mut accepted, _) = listener.accept().unwrap();
+    let mut hello = [0; wire::HELLO_BYTES];
+    accepted.read_exact(&mut hello).unwrap();
+    let mut addr = vec![0; Hello::addr_bytes(&hello).unwrap()];
+    accepted.read_exact(&mut addr).unwrap();
+    accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
+    accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+    (a, accepted)
+}
+
+/// An append of so many entries.
+fn append(sender: u64, round: u64, count: u64) -> Message {
+    let body = Body::Append {
+        range: EntryRange {
+            prev: LogId::new(Term(1), LogIndex(round)),
+            last: LogId::new(Term(1), LogIndex(round + count)),
+        },
+        runs: vec![TermRun {
+            term: Term(1),
+            first: LogIndex(round + 1),
+        }],
+        commit: LogIndex(0),
+        round,
+    };
+    Message {
+        term: Term(sender),
+        body,
+    }
+}
+
+#[test]
+fn what_the_socket_does_not_take_at_once_follows_whole_and_in_the_order_of_its_sender() {
+    let (a, peer) = stalled();
+    let queued = || a.transport.running.shared.peers.queued(B).unwrap();
+    // The peer does not read, and yet nobody who sends waits for it. Some go by themselves, some are large.
+    let send = |sender| {
+        let mut round = 0;
+        loop {
+            round += 1;
+            a.transport
+                .send(B, append(sender, round, 1 + 6 * (round % 2)));
+            if queued() >= 20 {
+                return round;
+            }
+        }
+    };
+    let last: Vec<u64> = thread::scope(|scope| {
+        let senders = [1, 2].map(|sender| scope.spawn(move || send(sender)));
+        senders.map(|sender| sender.join().unwrap()).to_vec()
+    });
+    // What was said to a member that is forgotten goes all the same.
+    a.transport.set_members(&[]);
+    let mut frames = Frames::new(peer, wire::max_body_bytes(&LIMITS));
+    let mut seen: [Option<(u64, u64)>; 2] = [None; 2];
+    let ended = loop {
+        let Some(frame) = frames.next().unwrap() else {
+            match frames.read_more() {
+                Ok(()) => continue,
+                Err(error) => break error,
+            }
+        };
+        let (message, entries) = wire::decode_body(frame.body(), &LIMITS, || frame.keep()).unwrap();
+        let Body::Append { range, round, .. } = message.body else {
+            panic!("only appends were sent");
+        };
+        let expected: Vec<_> = (range.prev.index.0 + 1..=range.last.index.0)
+            .map(numbered)
+            .collect();
+        assert_eq!(entries, expected);
+        // A large one comes in two.
+        let seen = &mut seen[message.term.0 as usize - 1];
+        if let Some((before, last)) = *seen {
+            let next = if last == before + 1 + 6 * (before % 2) {
+                (before + 1, before + 1)
+            } else {
+                (before, last)
+            };
+            assert_eq!((round, range.prev.index.0), next);
+        }
+        *seen = Some((round, range.last.index.0));
+    };
+    assert_eq!(ended.kind(), std::io::ErrorKind::UnexpectedEof);
+    let seen: Vec<u64> = seen.iter().flatten().map(|(round, _)| *round).collect();
+    assert_eq!(seen, last);
 }
 
 /// Entries are read when their message leaves, so what waits is as small as a vote.
 #[test]
 fn a_peer_that_takes_nothing_costs_no_more_than_its_queue() {
-    let stalled = TcpListener::bind("127.0.0.1:0").unwrap();
-    let a = start(identity(A, 1), bind(), stalled.local_addr().unwrap());
-    let (mut accepted, _) = stalled.accept().unwrap();
-    let mut hello = [0; wire::HELLO_BYTES];
-    accepted.read_exact(&mut hello).unwrap();
-    accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
-    let append = |prev: u64| Message {
-        term: Term(1),
-        body: Body::Append {
-            range: EntryRange {
-                prev: LogId::new(Term(1), LogIndex(prev)),
-                last: LogId::new(Term(1), LogIndex(prev + 5)),
-            },
-            runs: vec![TermRun {
-                term: Term(1),
-                first: LogIndex(prev + 1),
-            }],
-            commit: LogIndex(0),
-            round: 0,
-        },
-    };
+    let (a, mut peer) = stalled();
     let queued = || a.transport.running.shared.peers.queued(B).unwrap();
     let mut sent = 0;
     while queued() < super::QUEUE {
-        a.transport.send(B, append(sent * 5));
+        a.transport.send(B, append(1, sent, 5));
         sent += 1;
     }
     for _ in 0..10 * super::QUEUE {
-        a.transport.send(B, append(sent * 5));
+        a.transport.send(B, append(1, sent, 5));
         assert!(queued() <= super::QUEUE);
     }
+    // Though its sender is at a write that the peer does not take.
     a.transport.close();
+    assert_eq!(Arc::strong_count(&a.transport.running.shared), 1);
+    let mut rest = Vec::new();
+    let _ = peer.read_to_end(&mut rest);
+    assert!(rest.len() < 2 * super::QUEUE * 5_000);
 }
 
 #[test]
