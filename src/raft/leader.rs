@@ -167,8 +167,7 @@ impl Raft {
         }
     }
 
-    /// A heartbeat to everyone: an append without entries, at the place where the next entries go, so
-    /// that a follower which lost something says so.
+    /// A heartbeat to everyone: an append without entries.
     pub(super) fn beat(&mut self) {
         let interval = self.heartbeat_interval;
         let heartbeat_at = self.now.after(interval);
@@ -184,16 +183,25 @@ impl Raft {
         }
     }
 
-    /// A heartbeat of the last round.
+    /// A heartbeat of the last round, at the place where the next entries go, so that a follower which lost
+    /// something says so. If entries are on their way it is answered only behind them. So who has not answered the
+    /// round before is sent another first, at the place up to where it has them: that one may overtake.
     pub(super) fn beat_to(&mut self, to: NodeId) {
         if self.offers_snapshot(to) {
             return;
         }
+        let before = self.log.before().index;
         if let Role::Leader(leader) = &self.role
             && let Some(peer) = leader.peers.get(&to)
         {
-            let prev = peer.next.prev();
-            self.send_append(to, prev, prev, leader.round);
+            let (prev, round) = (peer.next.prev(), leader.round);
+            let matched = peer.matched;
+            let silent = peer.round.saturating_add(1) < round;
+            let flows = matches!(peer.flow, Flow::Replicate { .. });
+            if silent && flows && matched < prev && matched >= before {
+                self.send_append(to, matched, matched, round);
+            }
+            self.send_append(to, prev, prev, round);
         }
     }
 

@@ -4,7 +4,7 @@
 //! hello, from who connects                    answer (28 bytes)
 //!  0 magic "CATARAFT"                          0 magic "CATARAFT"
 //!  8 u32 protocol version                      8 u32 protocol version
-//! 12 u32 zero                                 12 u32 verdict: 0 welcome, or a refusal
+//! 12 u32 lane: 0 words, 1 entries             12 u32 verdict: 0 welcome, or a refusal
 //! 16 u64 cluster                              16 u64 incarnation of who answers
 //! 24 u64 node that connects                   24 u32 crc of bytes 0..24
 //! 32 u64 its incarnation
@@ -56,9 +56,28 @@ const BODY_BYTES: usize = 64;
 /// An entry beside its payload.
 const ENTRY_BYTES: usize = 13;
 
+/// What a connection is for. There is one of each from a member to another, so that no word stands behind entries.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum LaneKind {
+    /// All that is small, and that a later word may not wait behind.
+    Words = 0,
+    /// Entries and the bytes of snapshots.
+    Entries = 1,
+}
+
+impl fmt::Display for LaneKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Words => "words",
+            Self::Entries => "entries",
+        })
+    }
+}
+
 /// What a connection begins with.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) struct Hello {
+    pub(super) lane: LaneKind,
     pub(super) from: Identity,
     pub(super) to: NodeId,
     /// Where who connects is reached; empty if it does not know.
@@ -120,7 +139,7 @@ impl Hello {
         let mut bytes = Vec::with_capacity(HELLO_BYTES);
         bytes.extend_from_slice(&MAGIC);
         bytes.put_u32(VERSION);
-        bytes.put_u32(0);
+        bytes.put_u32(self.lane as u32);
         bytes.put_u64(self.from.cluster.0);
         bytes.put_u64(self.from.node.0);
         bytes.put_u64(self.from.incarnation);
@@ -155,7 +174,11 @@ impl Hello {
         let garbage = |_: Malformed| Refusal::Garbage;
         let mut reader = Reader::new(head);
         check_version(&mut reader)?;
-        reader.u32("zero").map_err(garbage)?;
+        let lane = match reader.u32("lane").map_err(garbage)? {
+            0 => LaneKind::Words,
+            1 => LaneKind::Entries,
+            _ => return Err(Refusal::Garbage),
+        };
         let mut number = || reader.u64("hello").map_err(garbage);
         let from = Identity {
             cluster: ClusterId(number()?),
@@ -173,6 +196,7 @@ impl Hello {
         }
         let addr = std::str::from_utf8(addr).map_err(|_| Refusal::Garbage)?;
         Ok(Self {
+            lane,
             from,
             to,
             addr: addr.to_owned(),

@@ -183,3 +183,24 @@ fn a_follower_that_lost_what_it_acknowledged_is_not_asked_without_end() {
     let beat = step_at(&mut raft, deadline, Event::Tick);
     assert_eq!(to_b(&beat), [(5, 5)], "as long as it refuses");
 }
+
+/// A heartbeat that asks whether the entries on their way came is answered behind them. So that a leader is heard
+/// however long they take, another asks at a place that the follower has confirmed, and may overtake them.
+#[test]
+fn a_heartbeat_may_overtake_the_entries_that_are_on_their_way() {
+    let mut raft = leader_with(10, 4);
+    step(&mut raft, received(B, 1, matched(1, 0)));
+    let sent = step(&mut raft, Event::Propose { count: 5 });
+    assert_eq!(to_b(&sent), [(1, 6)]);
+    let deadline = raft.deadline();
+    let beat = step_at(&mut raft, deadline, Event::Tick);
+    assert_eq!(to_b(&beat), [(6, 6)]);
+    let deadline = raft.deadline();
+    let beat = step_at(&mut raft, deadline, Event::Tick);
+    assert_eq!(to_b(&beat), [(1, 1), (6, 6)], "it has not answered");
+    let sent = step_at(&mut raft, deadline, received(B, 1, matched(1, 2)));
+    assert_eq!(to_b(&sent), [], "nothing was lost that is known of");
+    let lost = rejected(6, id(1, 1));
+    let sent = step_at(&mut raft, deadline, received(B, 1, lost));
+    assert_eq!(to_b(&sent), [(1, 6)]);
+}

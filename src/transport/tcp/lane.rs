@@ -1,4 +1,4 @@
-//! What goes to a peer in order: what waits, and the connection while nobody is at it.
+//! What goes to a peer over one connection, in order: what waits, and the connection while nobody is at it.
 //!
 //! A message leaves in the thread that sends it if nothing waits before it and the socket takes it at once: so most
 //! wake nobody. What does not, the sender's thread sees to. Whoever has taken the connection is alone at it, and
@@ -77,25 +77,30 @@ impl Lane {
         }
     }
 
-    /// Sends a parcel, queues it, or drops it. Never waits for the network.
-    pub(super) fn send(&self, parcel: Parcel, context: &Context) {
+    /// Sends a parcel, queues it, or drops it; tells whether it did not. Never waits for the network.
+    pub(super) fn send(&self, parcel: Parcel, context: &Context) -> bool {
         let mut state = self.state.lock();
         let alone = state.parcels.is_empty() && is_small(&parcel);
         match &state.line {
-            Line::Down => {}
+            Line::Down => return false,
             Line::Free(connection) if alone && connection.out.left() == 0 => {
                 if let Some(mut hold) = self.hold(state) {
                     hold.send_now(parcel, context);
                 }
             }
             // Full: the peer or the network is slow, and Raft will ask again.
-            _ if state.ended || state.parcels.len() >= QUEUE => {}
+            _ if state.ended || state.parcels.len() >= QUEUE => return false,
             Line::Taken => state.parcels.push_back(parcel),
             Line::Free(_) => {
                 state.parcels.push_back(parcel);
                 self.changed.notify_one();
             }
         }
+        true
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        matches!(self.state.lock().line, Line::Down)
     }
 
     /// Queues an ask to be answered, or drops it.

@@ -1,4 +1,5 @@
-//! Members over TCP: one connection per direction, so that who sends also reconnects.
+//! Members over TCP: two connections per direction, so that who sends also reconnects, and that words do not stand
+//! behind entries.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -10,7 +11,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use super::wire::{self, Refusal};
+use super::wire::{self, LaneKind, Refusal};
 use super::{Connect, Context, Transport, TransportError};
 use crate::codec::Malformed;
 use crate::raft::message::Message;
@@ -19,6 +20,7 @@ use crate::types::{Member, NodeId};
 
 mod frames;
 mod lane;
+mod lanes;
 mod peers;
 mod receive;
 mod send;
@@ -110,8 +112,8 @@ impl Transport for TcpTransport {
     }
 
     fn answer(&self, to: NodeId, ask: Ask) {
-        if let Some(lane) = self.running.shared.peers.lane(to) {
-            lane.answer(ask);
+        if let Some(lanes) = self.running.shared.peers.lanes(to) {
+            lanes.answer(ask);
         }
     }
 
@@ -187,8 +189,8 @@ struct Shared {
     readers: Mutex<Vec<JoinHandle<()>>>,
     /// The incarnation that each member had when it was first heard of.
     incarnations: Mutex<BTreeMap<NodeId, u64>>,
-    /// The connection on which each node speaks; a newer one takes its place.
-    speaking: Mutex<BTreeMap<NodeId, u64>>,
+    /// The connections on which each node speaks; a newer one takes the place of the one before.
+    speaking: Mutex<BTreeMap<(NodeId, LaneKind), u64>>,
     logged: Mutex<BTreeSet<(NodeId, Refusal)>>,
 }
 
@@ -208,8 +210,8 @@ impl Shared {
     }
 
     fn send(&self, to: NodeId, parcel: Parcel) {
-        if let Some(lane) = self.peers.lane(to) {
-            lane.send(parcel, &self.context);
+        if let Some(lanes) = self.peers.lanes(to) {
+            lanes.send(parcel, &self.context);
         }
     }
 

@@ -9,7 +9,8 @@ use std::thread::{self, JoinHandle};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::lane::Lane;
+use super::lanes::Lanes;
+use super::wire::LaneKind;
 use super::{Shared, send};
 use crate::transport::TransportError;
 use crate::types::{Member, NodeId};
@@ -34,12 +35,12 @@ struct Book {
 /// A node that is sent to.
 struct Sought {
     member: Member,
-    lane: Arc<Lane>,
+    lanes: Arc<Lanes>,
 }
 
 impl Drop for Sought {
     fn drop(&mut self) {
-        self.lane.end();
+        self.lanes.end();
     }
 }
 
@@ -52,9 +53,9 @@ impl Peers {
     }
 
     /// The way to a node that is sent to.
-    pub(super) fn lane(&self, to: NodeId) -> Option<Arc<Lane>> {
+    pub(super) fn lanes(&self, to: NodeId) -> Option<Arc<Lanes>> {
         let book = self.book.read();
-        book.sought.get(&to).map(|sought| Arc::clone(&sought.lane))
+        book.sought.get(&to).map(|sought| Arc::clone(&sought.lanes))
     }
 
     pub(super) fn is_member(&self, id: NodeId) -> bool {
@@ -89,14 +90,14 @@ impl Peers {
     pub(super) fn end(&self) -> Option<Vec<JoinHandle<()>>> {
         let threads = self.threads.lock().take()?;
         for sought in self.book.read().sought.values() {
-            sought.lane.end();
+            sought.lanes.end();
         }
         Some(threads)
     }
 
     #[cfg(test)]
     pub(super) fn queued(&self, id: NodeId) -> Option<usize> {
-        self.lane(id).map(|lane| lane.queued())
+        self.lanes(id).map(|lanes| lanes.queued())
     }
 }
 
@@ -145,11 +146,13 @@ impl Shared {
             if book.sought.contains_key(&id) {
                 continue;
             }
-            let lane = Arc::new(Lane::new());
-            let peer = send::Peer::new(member.clone(), Arc::clone(&lane), Arc::clone(self));
-            let name = format!("catamaran-peer-{id}");
-            self.peers.spawn(name, move || peer.run())?;
-            book.sought.insert(id, Sought { member, lane });
+            let lanes = Arc::new(Lanes::new());
+            for kind in [LaneKind::Words, LaneKind::Entries] {
+                let peer = send::Peer::new(member.clone(), &lanes, kind, Arc::clone(self));
+                let name = format!("catamaran-{kind}-{id}");
+                self.peers.spawn(name, move || peer.run())?;
+            }
+            book.sought.insert(id, Sought { member, lanes });
         }
         Ok(())
     }

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::thread;
 
 use super::frames::{Frame, Frames};
-use super::wire::{self, Hello, Refusal};
+use super::wire::{self, Hello, LaneKind, Refusal};
 use super::{HANDSHAKE, Shared};
 use crate::codec::Malformed;
 use crate::transport::Incoming;
 use crate::transport::transfer::{self, Transfer};
 use crate::types::NodeId;
 
-/// Connections beside one of each node that is sent to: those being replaced, and strangers on their way out.
+/// Connections beside those of each node that is sent to: those being replaced, and strangers on their way out.
 const SPARE_CONNECTIONS: usize = 16;
 
 /// Accepts connections until the transport is closed.
@@ -29,7 +29,7 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         };
         let mut readers = shared.readers.lock();
         readers.retain(|reader| !reader.is_finished());
-        if readers.len() >= shared.peers.count() + SPARE_CONNECTIONS {
+        if readers.len() >= 2 * shared.peers.count() + SPARE_CONNECTIONS {
             continue;
         }
         let reading = Arc::clone(shared);
@@ -47,13 +47,13 @@ fn read(mut stream: TcpStream, shared: &Arc<Shared>) {
     let Ok(tracked) = shared.track(&stream) else {
         return;
     };
-    let Ok(from) = welcome(&mut stream, shared, tracked.number) else {
+    let Ok((from, lane)) = welcome(&mut stream, shared, tracked.number) else {
         return;
     };
     let ended = deliver(stream, shared, from);
     let mut speaking = shared.speaking.lock();
-    if speaking.get(&from) == Some(&tracked.number) {
-        speaking.remove(&from);
+    if speaking.get(&(from, lane)) == Some(&tracked.number) {
+        speaking.remove(&(from, lane));
     }
     drop(speaking);
     if let Err(error) = ended
@@ -63,8 +63,12 @@ fn read(mut stream: TcpStream, shared: &Arc<Shared>) {
     }
 }
 
-/// Hears who connects, and says whether it is welcome.
-fn welcome(stream: &mut TcpStream, shared: &Arc<Shared>, number: u64) -> io::Result<NodeId> {
+/// Hears who connects and what for, and says whether it is welcome.
+fn welcome(
+    stream: &mut TcpStream,
+    shared: &Arc<Shared>,
+    number: u64,
+) -> io::Result<(NodeId, LaneKind)> {
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(HANDSHAKE))?;
     stream.set_write_timeout(Some(HANDSHAKE))?;
@@ -80,17 +84,17 @@ fn welcome(stream: &mut TcpStream, shared: &Arc<Shared>, number: u64) -> io::Res
         crate::trace::warn!(claimed = claimed.0, reason = %refusal, "refused a connection");
     }
     stream.write_all(&answer)?;
-    let from = verdict.map_err(|refusal| io::Error::other(refusal.to_string()))?;
+    let refused = |refusal: Refusal| io::Error::other(refusal.to_string());
+    let from = verdict.map_err(refused)?;
+    let Hello { lane, addr, .. } = hello.map_err(refused)?;
     stream.set_read_timeout(None)?;
-    if let Ok(hello) = hello {
-        shared.meet(from, hello.addr);
-    }
+    shared.meet(from, addr);
     // A connection whose other end is gone without a word would be read for ever.
-    let before = shared.speaking.lock().insert(from, number);
+    let before = shared.speaking.lock().insert((from, lane), number);
     if let Some(before) = before {
         shared.shut(before);
     }
-    Ok(from)
+    Ok((from, lane))
 }
 
 fn read_hello(stream: &mut TcpStream) -> io::Result<Result<Hello, Refusal>> {

@@ -1,4 +1,4 @@
-//! The sender's thread: one for each peer.
+//! The sender's thread: one for each lane to a peer.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::lane::{self, Hold, Lane, Work};
-use super::wire::{self, Hello, Refusal};
+use super::lanes::Lanes;
+use super::wire::{self, Hello, LaneKind, Refusal};
 use super::{HANDSHAKE, Shared};
 use crate::transport::gather::Gathered;
 use crate::transport::transfer;
@@ -28,6 +29,7 @@ const GATHER: usize = 256 << 10;
 
 pub(super) struct Peer {
     member: Member,
+    kind: LaneKind,
     lane: Arc<Lane>,
     shared: Arc<Shared>,
     /// The wait before the next try to connect.
@@ -47,10 +49,11 @@ impl From<io::Error> for Failed {
 }
 
 impl Peer {
-    pub(super) const fn new(member: Member, lane: Arc<Lane>, shared: Arc<Shared>) -> Self {
+    pub(super) fn new(member: Member, lanes: &Lanes, kind: LaneKind, shared: Arc<Shared>) -> Self {
         Self {
             member,
-            lane,
+            kind,
+            lane: lanes.lane(kind),
             shared,
             back_off: Duration::ZERO,
         }
@@ -66,7 +69,8 @@ impl Peer {
                     if let Err(error) = self.send(hold)
                         && !self.shared.is_closing()
                     {
-                        crate::trace::info!(peer = self.member.id.0, %error, "connection lost");
+                        let (peer, lane) = (self.member.id.0, self.kind);
+                        crate::trace::info!(peer, %lane, %error, "connection lost");
                     }
                 }
                 Work::Connect => {
@@ -76,7 +80,8 @@ impl Peer {
                     match self.connect() {
                         Ok(()) => {
                             self.back_off = LEAST_BACK_OFF;
-                            crate::trace::info!(peer = self.member.id.0, "connected");
+                            let (peer, lane) = (self.member.id.0, self.kind);
+                            crate::trace::info!(peer, %lane, "connected");
                         }
                         Err(Failed::Io) => {
                             self.back_off =
@@ -115,6 +120,7 @@ impl Peer {
         stream.set_read_timeout(Some(HANDSHAKE))?;
         stream.set_write_timeout(Some(WRITE))?;
         let hello = Hello {
+            lane: self.kind,
             from: self.shared.context.identity,
             to: self.member.id,
             addr: self.shared.own_addr(),

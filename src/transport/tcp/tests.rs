@@ -9,7 +9,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, unbounded};
 
 use super::frames::Frames;
-use super::wire::{self, Hello, Refusal};
+use super::wire::{self, Hello, LaneKind, Refusal};
 use super::{Tcp, TcpTransport};
 use crate::raft::message::{Body, Message};
 use crate::snapshot::{Ask, MAX_PIECE_BYTES, Piece, SnapshotId};
@@ -290,7 +290,14 @@ fn strangers_are_refused_by_the_reason_and_logged_once() {
     let addr = String::new();
     let hello = |from: Identity, to: NodeId| {
         let addr = addr.clone();
-        Hello { from, to, addr }.encode()
+        let lane = LaneKind::Words;
+        Hello {
+            lane,
+            from,
+            to,
+            addr,
+        }
+        .encode()
     };
     let foreign = Identity {
         cluster: ClusterId(8),
@@ -340,6 +347,7 @@ fn malformed_bytes_close_their_connection_and_no_other() {
         stream
             .write_all(
                 &Hello {
+                    lane: LaneKind::Words,
                     from: identity(A, 1),
                     to: B,
                     addr: String::new(),
@@ -370,31 +378,40 @@ fn what_is_sent_without_a_connection_is_dropped() {
     assert_eq!(queued, Some(0));
 }
 
-/// A member whose peer has welcomed it, and reads nothing so far.
-fn stalled() -> (Peer, TcpStream) {
+/// A member whose peer has welcomed it, and reads nothing so far; its connections for words and for entries.
+fn stalled() -> (Peer, TcpStream, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let a = start(identity(A, 1), bind(), listener.local_addr().unwrap());
-    let (mut accepted, _) = listener.accept().unwrap();
-    let mut hello = [0; wire::HELLO_BYTES];
-    accepted.read_exact(&mut hello).unwrap();
-    let mut addr = vec![0; Hello::addr_bytes(&hello).unwrap()];
-    accepted.read_exact(&mut addr).unwrap();
-    accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
-    accepted.set_read_timeout(Some(PATIENCE)).unwrap();
-    (a, accepted)
+    let mut streams = [0; 2].map(|_| {
+        let (mut accepted, _) = listener.accept().unwrap();
+        let mut hello = [0; wire::HELLO_BYTES];
+        accepted.read_exact(&mut hello).unwrap();
+        let mut addr = vec![0; Hello::addr_bytes(&hello).unwrap()];
+        accepted.read_exact(&mut addr).unwrap();
+        let hello = Hello::decode(&hello, &addr).unwrap();
+        accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
+        accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+        (hello.lane, accepted)
+    });
+    streams.sort_by_key(|(lane, _)| *lane);
+    let [(LaneKind::Words, words), (LaneKind::Entries, entries)] = streams else {
+        panic!("one connection of each kind");
+    };
+    (a, words, entries)
 }
 
 /// An append of so many entries.
 fn append(sender: u64, round: u64, count: u64) -> Message {
+    let run = TermRun {
+        term: Term(1),
+        first: LogIndex(round + 1),
+    };
     let body = Body::Append {
         range: EntryRange {
             prev: LogId::new(Term(1), LogIndex(round)),
             last: LogId::new(Term(1), LogIndex(round + count)),
         },
-        runs: vec![TermRun {
-            term: Term(1),
-            first: LogIndex(round + 1),
-        }],
+        runs: (count > 0).then_some(run).into_iter().collect(),
         commit: LogIndex(0),
         round,
     };
@@ -406,7 +423,7 @@ fn append(sender: u64, round: u64, count: u64) -> Message {
 
 #[test]
 fn what_the_socket_does_not_take_at_once_follows_whole_and_in_the_order_of_its_sender() {
-    let (a, peer) = stalled();
+    let (a, _words, peer) = stalled();
     let queued = || a.transport.running.shared.peers.queued(B).unwrap();
     // The peer does not read, and yet nobody who sends waits for it. Some go by themselves, some are large.
     let send = |sender| {
@@ -460,10 +477,41 @@ fn what_the_socket_does_not_take_at_once_follows_whole_and_in_the_order_of_its_s
     assert_eq!(seen, last);
 }
 
+#[test]
+fn a_heartbeat_and_a_vote_do_not_stand_behind_entries_that_the_peer_does_not_take() {
+    let (a, words, _entries) = stalled();
+    let lanes = a.transport.running.shared.peers.lanes(B).unwrap();
+    let mut round = 0;
+    while lanes.queued() < 20 {
+        round += 1;
+        a.transport.send(B, append(1, round, 5));
+    }
+    while lanes.lane(LaneKind::Words).is_down() {
+        thread::yield_now();
+    }
+    // This one asks whether all of that came, and so goes behind it.
+    a.transport.send(B, append(1, round + 5, 0));
+    a.transport.send(B, append(1, round + 4, 0));
+    a.transport.send(B, vote(7));
+    let mut frames = Frames::new(words, wire::max_body_bytes(&LIMITS));
+    for expected in [append(1, round + 4, 0), vote(7)] {
+        let (message, _) = loop {
+            match frames.next().unwrap() {
+                Some(frame) => {
+                    break wire::decode_body(frame.body(), &LIMITS, || frame.keep()).unwrap();
+                }
+                None => frames.read_more().unwrap(),
+            }
+        };
+        assert_eq!(message, expected);
+    }
+    assert!(lanes.queued() > 20);
+}
+
 /// Entries are read when their message leaves, so what waits is as small as a vote.
 #[test]
 fn a_peer_that_takes_nothing_costs_no_more_than_its_queue() {
-    let (a, mut peer) = stalled();
+    let (a, _words, mut peer) = stalled();
     let queued = || a.transport.running.shared.peers.queued(B).unwrap();
     let mut sent = 0;
     while queued() < super::QUEUE {
@@ -545,6 +593,7 @@ fn a_member_that_was_removed_may_come_back_with_another_directory() {
     let (a, b) = pair();
     until_heard(&b, A, &a.inbox);
     let again = Hello {
+        lane: LaneKind::Words,
         from: identity(B, 3),
         to: A,
         addr: String::new(),

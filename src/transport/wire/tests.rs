@@ -170,6 +170,7 @@ fn a_hello_survives_its_encoding_and_a_flipped_bit_does_not() {
         incarnation: 0x1234_5678_9abc_def0,
     };
     let hello = Hello {
+        lane: LaneKind::Entries,
         from: identity,
         to: NodeId(2),
         addr: "10.0.0.1:7000".to_owned(),
