@@ -74,6 +74,8 @@ fn a_cluster_is_measured_beside_the_device_in_one_process_and_in_three() {
     let keys = ["commits_per_s", "p50_us", "p99_us", "raw_fdatasync_p50_us"];
     let cluster = [
         "replicate",
+        "--seconds",
+        "1",
         "--nodes",
         "3",
         "--clients",
@@ -134,4 +136,23 @@ fn reads_are_measured_by_each_way() {
         let figures = bench(dir.path(), &reads);
         assert_measured(&figures, &["reads_per_s", "p50_us", "p99_us"]);
     }
+}
+
+#[test]
+fn the_time_from_a_leaders_death_to_the_next_write_is_measured() {
+    let dir = tempfile::tempdir().unwrap();
+    let args = ["failover", "--kills", "2", "--election-timeout-ms", "500"];
+    let figures = bench(dir.path(), &args);
+    let keys = [
+        "kills",
+        "failover_ms_p50",
+        "failover_ms_p90",
+        "failover_ms_max",
+        "failover_ms_min",
+        "terms",
+        "acknowledged",
+    ];
+    assert_measured(&figures, &keys);
+    let kills = figures.iter().find(|(key, _)| key == "kills");
+    assert!(kills.is_some_and(|(_, kills)| *kills >= 2.0));
 }

@@ -10,6 +10,7 @@ use crate::Failure;
 mod catch_up;
 mod clients;
 mod copy;
+mod failover;
 mod large;
 mod measured;
 pub(crate) mod nodes;
@@ -36,6 +37,8 @@ enum What {
     Reads(reads::Reads),
     /// Commits on a cluster, each node with its own directory
     Replicate(replicate::Replicate),
+    /// Kills the leader again and again
+    Failover(failover::Failover),
 }
 
 /// An option that is a count.
@@ -56,6 +59,7 @@ impl Bench {
             What::Large(large) => large.run(),
             What::Reads(reads) => reads.run(),
             What::Replicate(replicate) => replicate.run(),
+            What::Failover(failover) => failover.run(),
         }
     }
 }
