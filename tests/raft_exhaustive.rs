@@ -3,7 +3,8 @@
 //! the Raft paper's figure 3 looked at in every state.
 //!
 //! Time is left out: an election may time out at any moment, and nobody stands by a leader it has heard. That
-//! allows more than can happen. A link holds the last message or the last few, in no order; those before are lost.
+//! allows more than can happen. A lost connection hastens the one and ends the other, so that it adds nothing; that
+//! this is so is looked at in every state of a node. A link holds the last message or the last few, in no order; those before are lost.
 //! States that differ in nothing that matters to what comes are one, by a hash of 128 bits. No heartbeats are sent.
 //!
 //! `cargo test` explores a small world to its end: two terms with an entry each, and a disk that is never slow. With
@@ -471,6 +472,23 @@ impl State {
     }
 }
 
+/// A connection that is lost changes only what time decides.
+fn lose(node: &Node, number: usize) {
+    for from in 0..NODES as usize {
+        let mut after = node.clone();
+        let mut effects = Vec::new();
+        let event = Event::Lost { from: id(from) };
+        after.raft.step(Time::default(), event, &mut effects);
+        after.settle();
+        let changes = !effects.is_empty() || after.print != node.print;
+        assert!(
+            !changes,
+            "{number} loses {from}: {effects:?}, {node:?}",
+            node = node.raft
+        );
+    }
+}
+
 /// Explores all there is, or the nearest of so many states, or tells the shortest way to what is wrong.
 fn explore(bounds: Bounds, limit: usize) {
     let begun = Instant::now();
@@ -478,6 +496,7 @@ fn explore(bounds: Bounds, limit: usize) {
     let mut ways: Vec<(usize, Action)> = Vec::new();
     let mut queue = VecDeque::from([(State::start(), usize::MAX)]);
     let mut steps = 0_u64;
+    let mut lost = HashSet::new();
     seen.insert(State::start().print());
     while let Some((state, way)) = queue.pop_front() {
         for action in state.actions(&bounds) {
@@ -488,6 +507,11 @@ fn explore(bounds: Bounds, limit: usize) {
             steps += 1;
             let next = state.after(action, &bounds);
             let next = next.unwrap_or_else(|wrong| panic!("{wrong}\n{}", tell(&ways, way, action)));
+            for (number, node) in next.nodes.iter().enumerate() {
+                if lost.insert(node.print) {
+                    lose(node, number);
+                }
+            }
             if seen.insert(next.print()) {
                 ways.push((way, action));
                 queue.push_back((next, ways.len() - 1));

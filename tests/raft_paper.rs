@@ -19,6 +19,8 @@ mod elections;
 mod leases;
 #[path = "raft_paper/limits.rs"]
 mod limits;
+#[path = "raft_paper/lost.rs"]
+mod lost;
 #[path = "raft_paper/members.rs"]
 mod members;
 #[path = "raft_paper/pipeline.rs"]

@@ -15,6 +15,7 @@
 //! | `propose 1 3 900`, `read 1`, `transfer 1 2` | clients ask: here 1, for three entries of 900 bytes together |
 //! | `deliver`, `drop`, `duplicate`, `reverse` | what is on its way: all of it, or `1->2`, `1->`, `->2`, `1->2 1` (the first one); `deliver` alone goes on with what comes of it |
 //! | `cut 1 2`, `isolate 1`, `heal` | a network that loses what it takes |
+//! | `lose 2 1` | the connection on which 2 heard 1 ends |
 //! | `slow 1`, `sync 1 2`, `fast 1` | writes that are durable only when it is said, here two of them |
 //! | `crash 1` | starts again, with what is durable |
 //! | `state` | shows all |

@@ -1,10 +1,24 @@
 //! Elections (Raft paper, section 5.2 and 5.4.1; PreVote: thesis, section 9.6; stickiness: 4.2.3).
+//!
+//! The paper's follower takes silence for the death of its leader, and so must be silent itself for an election
+//! timeout. But a process that dies closes its connections, and that is heard at once. Who is told asks around after
+//! a small part of the timeout, and since PreVote unseats nobody it may be wrong: it is not elected while a quorum
+//! hears the leader. What is lost is the leader's claim on this node alone, and the leader's next word restores it.
+//! A promise that a [lease](super::lease) rests on goes by the clock, and stands.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use super::message::Body;
 use super::{Raft, Role};
-use crate::types::{LogId, NodeId, Term};
+use crate::types::{LogId, NodeId, Term, Time};
+
+/// How many times who has lost its leader asks soon, the first one too: a voter may hear of the loss a little later,
+/// and votes may be split.
+const SOON: u8 = 4;
+/// What part of the election timeout soon is: long beside a round trip and two writes to the disk, so that two who
+/// lost the same leader seldom campaign at once, and short beside the rest of a failover.
+const SOON_PART: u32 = 8;
 
 /// Who has said yes to a candidate.
 #[derive(Clone, Debug, Default)]
@@ -15,12 +29,51 @@ pub(super) struct Ballot {
 impl Raft {
     /// Draws a new moment at which to stop waiting for a leader, so that split votes end.
     pub(super) fn wait_for_election(&mut self) {
+        self.asks_soon = 0;
         self.election_at = self.now.after(self.rng.timeout(self.election_timeout));
+    }
+
+    /// Likewise for answers to what it asks the others now: shorter after a loss, for a few times.
+    fn wait_for_answers(&mut self) {
+        match self.asks_soon.checked_sub(1) {
+            Some(left) => {
+                self.asks_soon = left;
+                let wait = self.rng.timeout(self.soon());
+                self.election_at = self.kept_promises().after(wait);
+            }
+            None => self.wait_for_election(),
+        }
+    }
+
+    fn soon(&self) -> Duration {
+        self.election_timeout / SOON_PART
+    }
+
+    /// The first moment, now or later, at which it may ask.
+    fn kept_promises(&self) -> Time {
+        self.now.max(self.promised_until)
+    }
+
+    /// The connection on which `from` spoke is lost. If that is its leader, it waits no longer than it takes to let
+    /// another one ask first, nor less than it has promised.
+    pub(super) fn handle_lost(&mut self, from: NodeId) {
+        let Role::Follower(follower) = &mut self.role else {
+            return;
+        };
+        if follower.leader != Some(from) {
+            return;
+        }
+        follower.heard = None;
+        self.asks_soon = SOON - 1;
+        let soon = self.soon();
+        let wait = self.rng.timeout(soon) - soon;
+        self.election_at = self.election_at.min(self.kept_promises().after(wait));
     }
 
     /// No leader was heard of, or no election was won, in time.
     pub(super) fn election_tick(&mut self) {
-        self.wait_for_election();
+        debug_assert!(!self.has_promised(), "a promise is broken");
+        self.wait_for_answers();
         self.fail_reads(None);
         if !self.may_campaign() {
             return;
@@ -56,7 +109,7 @@ impl Raft {
         self.send_in(from, term, Body::PreVoteReply { granted });
     }
 
-    /// Whether it leads, or has heard from its leader within the least election timeout.
+    /// Whether it leads, or has heard from its leader within the least election timeout and not lost it since.
     pub(super) fn follows_a_live_leader(&self) -> bool {
         match &self.role {
             Role::Leader(_) => true,
@@ -97,7 +150,7 @@ impl Raft {
         self.vote = Some(self.id);
         self.hard_state_changed = true;
         self.role = Role::Candidate(Ballot::default());
-        self.wait_for_election();
+        self.wait_for_answers();
         for to in self.other_voters() {
             self.send(to, ask.clone());
         }

@@ -19,6 +19,12 @@ pub enum Event {
         /// The configurations among the entries of an append, by their indices.
         configs: Vec<(LogIndex, Roster)>,
     },
+    /// The connection on which another node spoke has ended, and so has that node, as far as its transport can tell.
+    /// It may be wrong or come late, and need not come at all: then the election timeout tells of it.
+    Lost {
+        /// Who spoke.
+        from: NodeId,
+    },
     /// Clients propose `count` entries. On a leader they take the next indices, in order; elsewhere
     /// nothing happens but [`Effect::Refused`], as while a leader hands over.
     Propose {

@@ -18,6 +18,8 @@
 //! - **Stickiness** (thesis, 4.2.3). Who hears from a leader passes over a request for its vote in a newer
 //!   term likewise, and stays in its term. No live-lock comes of it: a node in a newer term refuses the
 //!   leader's appends in that term, which makes the leader follow it there, and the next one is elected.
+//! - **A lost connection** counts for who had it: a follower that is [told](Event::Lost) that its leader's has ended
+//!   does not stick to that leader, and asks soon whether it would be elected. Who still hears the leader says no.
 //! - **CheckQuorum** (thesis, 6.2). A leader that no quorum has answered for an election timeout steps down:
 //!   its clients are told, and who stuck to it is free to follow another. It looks once in a timeout, so
 //!   that is one to two of them after the last answer.
@@ -107,6 +109,8 @@ pub struct Raft {
     snapshot: Option<LogId>,
     role: Role,
     election_at: Time,
+    /// How many times it is to ask again soon, because it has lost its leader.
+    asks_soon: u8,
     rng: Rng,
     /// How long a lease lasts, if there are leases.
     lease: Option<Duration>,
@@ -223,6 +227,7 @@ impl Raft {
             snapshot: boot.snapshot,
             role: Role::Follower(Follower::default()),
             election_at: now,
+            asks_soon: 0,
             rng: Rng::new(boot.seed),
             lease: lease::span(config),
             promised_until: Time::default(),
@@ -263,6 +268,7 @@ impl Raft {
                 message,
                 configs,
             } => self.receive(from, message, configs),
+            Event::Lost { from } => self.handle_lost(from),
             Event::Propose { count } => self.propose(count),
             Event::Read { read } => self.handle_read(read),
             Event::Transfer { to } => self.handle_transfer(to),
@@ -327,6 +333,7 @@ impl Raft {
         self.log.rewind(base);
         self.now = Time::default();
         self.election_at = Time::default();
+        self.asks_soon = 0;
         self.promised_until = Time::default();
         self.rng = Rng::new(0);
         match &mut self.role {

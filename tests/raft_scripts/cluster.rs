@@ -155,6 +155,10 @@ fn act(net: &mut Net, reads: &mut u64, command: &str, words: &mut Words<'_>) -> 
             let to = Some(NodeId(words.next()?));
             net.step(id, Event::Transfer { to });
         }
+        "lose" => {
+            let (id, from) = (NodeId(words.next()?), NodeId(words.next()?));
+            net.step(id, Event::Lost { from });
+        }
         "propose" => {
             let (id, count) = (words.next()?, words.next_or(1)?);
             net.propose_bytes(id, count, words.next_or(0)?);
