@@ -142,6 +142,32 @@ fn twenty_kills_under_load_lose_nothing_and_leave_equal_logs() {
     assert!(acknowledged > 0);
 }
 
+/// Those that are left would wait half a minute for its next word, and do not wait for it.
+#[test]
+fn the_death_of_a_leader_is_seen_before_its_silence() {
+    let timeout = Duration::from_secs(32);
+    let dir = tempfile::tempdir().unwrap();
+    let mut cluster = Cluster::new(EXE.into(), dir.path(), 3, 1 << 20).unwrap();
+    // It asks soon, and leads once another is there.
+    cluster.start(1).unwrap();
+    let millis = timeout.as_millis().to_string();
+    let mut cluster = cluster.with(&["--election-timeout-ms", &millis]);
+    for id in [2, 3] {
+        cluster.start(id).unwrap();
+    }
+    assert_eq!(cluster.wait_leader().unwrap(), 1);
+    let load = Load::start(&cluster.addrs(), 1);
+    let told = load.watch(Instant::now()).recv_timeout(PATIENCE);
+    told.unwrap();
+    for id in [2, 3] {
+        cluster.wait_caught_up(id, 1).unwrap();
+    }
+    cluster.kill(1).unwrap();
+    let next = load.watch(Instant::now()).recv_timeout(timeout);
+    next.expect("a write before anybody's election timeout");
+    load.stop();
+}
+
 /// The payload in a line of the dump, which has it in hexadecimal.
 fn payload(line: &str) -> Option<Vec<u8>> {
     let (_, rest) = line.split_once("\"payload\":\"")?;

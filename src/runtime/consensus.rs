@@ -119,6 +119,9 @@ impl<M: StateMachine> Consensus<M> {
             };
             self.step(event, &Carried::Message(&entries, &placed))?;
         }
+        for from in mail.lost.drain(..) {
+            self.step(Event::Lost { from }, &Carried::Nothing)?;
+        }
         self.propose()?;
         let asked = mail.reads.drain(..).map(|job| self.reads.ask(job)).last();
         if let Some(read) = asked {

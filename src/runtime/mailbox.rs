@@ -26,6 +26,8 @@ const MAX_INCOMING: usize = 4_096;
 /// Asks and pieces of snapshots that may wait, of each; beyond it they are dropped. Every member has one under
 /// way.
 const MAX_TRANSFERS: usize = 64;
+/// Nodes whose connections have ended; beyond it the election timeout has to tell.
+const MAX_LOST: usize = 64;
 
 /// Proposals that wait for the write before them no longer wait when they are so many bytes: a larger write costs no
 /// less for each of them.
@@ -77,6 +79,8 @@ pub(super) struct Mail<S> {
     pub(super) asks: Vec<(NodeId, Ask)>,
     pub(super) pieces: Vec<(NodeId, Piece)>,
     pub(super) incoming: Vec<Incoming>,
+    /// Whose connection has ended since its last message, each once.
+    pub(super) lost: Vec<NodeId>,
     pub(super) reads: Vec<ReadJob<S>>,
     pub(super) commands: Vec<Command>,
     /// What the messages and pieces take of the node's memory.
@@ -92,6 +96,7 @@ impl<S> Default for Mail<S> {
             asks: Vec::new(),
             pieces: Vec::new(),
             incoming: Vec::new(),
+            lost: Vec::new(),
             reads: Vec::new(),
             commands: Vec::new(),
             incoming_bytes: 0,
@@ -118,6 +123,7 @@ impl<S> Mail<S> {
             && self.asks.is_empty()
             && self.pieces.is_empty()
             && self.incoming.is_empty()
+            && self.lost.is_empty()
             && self.reads.is_empty()
             && self.commands.is_empty()
     }
@@ -403,6 +409,7 @@ impl<S, R> Mailbox<S, R> {
         let most = self.max_incoming_bytes;
         // A message to a stopped node is lost like one to a dead node.
         let _ = self.put(|Queued { mail, .. }| {
+            mail.lost.retain(|id| *id != incoming.from);
             if mail.incoming.len() < MAX_INCOMING && mail.has_room(bytes, most) {
                 mail.incoming.push(incoming);
             }
@@ -422,6 +429,14 @@ impl<S, R> Mailbox<S, R> {
         let _ = self.put(|Queued { mail, .. }| {
             if mail.pieces.len() < MAX_TRANSFERS && mail.has_room(bytes, most) {
                 mail.pieces.push((from, piece));
+            }
+        });
+    }
+
+    pub(super) fn lost(&self, from: NodeId) {
+        let _ = self.put(|Queued { mail, .. }| {
+            if mail.lost.len() < MAX_LOST && !mail.lost.contains(&from) {
+                mail.lost.push(from);
             }
         });
     }
@@ -517,6 +532,29 @@ mod tests {
             assert_eq!(mail.incoming.len(), 1);
             mail.incoming.clear();
         }
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_told_once_and_behind_the_messages_that_came_on_it() {
+        let mailbox = mailbox();
+        let lost = || {
+            let mut mail = Mail::default();
+            mailbox.collect(&mut mail);
+            mail.lost
+        };
+        for from in [2, 2, 3, 2] {
+            mailbox.lost(NodeId(from));
+        }
+        assert_eq!(lost(), [NodeId(2), NodeId(3)]);
+        // Who speaks again was not lost; what it said before it was says nothing.
+        mailbox.lost(NodeId(2));
+        mailbox.deliver(incoming(None));
+        assert_eq!(lost(), []);
+        mailbox.deliver(incoming(None));
+        mailbox.lost(NodeId(2));
+        assert_eq!(lost(), [NodeId(2)]);
+        (0..2 * MAX_LOST as u64).for_each(|from| mailbox.lost(NodeId(from)));
+        assert_eq!(lost().len(), MAX_LOST);
     }
 
     #[test]

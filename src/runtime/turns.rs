@@ -139,6 +139,10 @@ impl<M: StateMachine, T: Turn + 'static> Inbox for Turns<M, T> {
         self.mailbox.answered(from, piece);
     }
 
+    fn lost(&self, from: NodeId) {
+        self.mailbox.lost(from);
+    }
+
     fn attend(&self) {
         if self.mailbox.begin() {
             self.take_or_stop(|| false);

@@ -156,13 +156,21 @@ impl Transport for Connected {
     fn close(&self) {
         self.open.store(false, Ordering::Release);
         let mut net = self.net.write();
-        let id = self.context.identity.node;
-        if net
-            .nodes
-            .get(&id)
-            .is_some_and(|node| Arc::ptr_eq(&node.endpoint, &self.open))
-        {
-            net.nodes.remove(&id);
+        let Identity { cluster, node, .. } = self.context.identity;
+        let own = net.nodes.get(&node);
+        if !own.is_some_and(|own| Arc::ptr_eq(&own.endpoint, &self.open)) {
+            return;
+        }
+        net.nodes.remove(&node);
+        let others = net.nodes.iter().filter(|(id, other)| {
+            // Who could not hear it cannot hear that it is gone.
+            other.identity.cluster == cluster && !net.is_cut(node, **id)
+        });
+        let others: Vec<_> = others.map(|(_, other)| Arc::clone(&other.inbox)).collect();
+        drop(net);
+        for inbox in others {
+            inbox.lost(node);
+            inbox.rouse();
         }
     }
 }

@@ -103,11 +103,17 @@ pub trait Inbox: Send + Sync + 'static {
     /// Hands a message to the node, or drops it if the node's queue is full. Never waits.
     fn deliver(&self, incoming: Incoming);
 
-    /// Likewise what another node asks for.
+    /// Hands over likewise what another node asks for.
     fn asked(&self, from: NodeId, ask: Ask);
 
     /// Likewise what was asked for.
     fn answered(&self, from: NodeId, piece: Piece);
+
+    /// Tells that the connection on which `from` spoke has ended and, as far as can be told, `from` itself: a
+    /// follower that loses its leader so asks to be elected, and need not wait for the election timeout. Not for a
+    /// connection that another one replaces, nor while this node closes. Who cannot tell never calls this. Never
+    /// waits.
+    fn lost(&self, from: NodeId);
 
     /// Has the node look at what was handed over, in this thread if no other is at it. That can take as long as a write
     /// to its log, and as long as its disk hangs: for threads of the node's own transport, before they wait for more.

@@ -112,6 +112,16 @@ impl Lane {
         }
     }
 
+    /// Has the sender's thread connect anew if the peer has ended the connection. If somebody is at it, that one will
+    /// notice.
+    pub(super) fn look(&self) {
+        if let Some(hold) = self.hold(self.state.lock())
+            && hold.has_ended()
+        {
+            hold.lose();
+        }
+    }
+
     /// Ends the sender once it has sent what waits.
     pub(super) fn end(&self) {
         self.state.lock().ended = true;
@@ -226,6 +236,16 @@ impl Hold<'_> {
         } else {
             None
         }
+    }
+
+    /// Whether the peer has ended the connection, on which it says nothing.
+    fn has_ended(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| match connection.stream.peek(&mut [0]) {
+                Ok(peeked) => peeked == 0,
+                Err(error) => error.kind() != io::ErrorKind::WouldBlock,
+            })
     }
 
     /// The connection is of no more use.

@@ -67,6 +67,13 @@ impl Lanes {
         self.entries.answer(ask);
     }
 
+    /// Looks whether the peer has ended its connections. A sender would not notice before it has something to say,
+    /// and that would be lost.
+    pub(super) fn look(&self) {
+        self.words.look();
+        self.entries.look();
+    }
+
     /// Ends both senders once they have sent what waits.
     pub(super) fn end(&self) {
         self.words.end();

@@ -21,6 +21,7 @@ use crate::types::{Member, NodeId};
 mod frames;
 mod lane;
 mod lanes;
+mod lost;
 mod peers;
 mod receive;
 mod send;

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::frames::{Frame, Frames};
 use super::wire::{self, Hello, LaneKind, Refusal};
-use super::{HANDSHAKE, Shared};
+use super::{HANDSHAKE, Shared, lost};
 use crate::codec::Malformed;
 use crate::transport::Incoming;
 use crate::transport::transfer::{self, Transfer};
@@ -56,10 +56,11 @@ fn read(mut stream: TcpStream, shared: &Arc<Shared>) {
         speaking.remove(&(from, lane));
     }
     drop(speaking);
-    if let Err(error) = ended
-        && error.kind() == io::ErrorKind::InvalidData
-    {
-        crate::trace::warn!(peer = from.0, %error, "connection closed over what came in");
+    match ended {
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            crate::trace::warn!(peer = from.0, %error, "connection closed over what came in");
+        }
+        _ => lost::look_after(shared, from),
     }
 }
 

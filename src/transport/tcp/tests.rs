@@ -28,10 +28,12 @@ const LIMITS: Limits = Limits {
     max_append_bytes: 1 << 12,
     max_append_entries: 1 << 10,
 };
+mod lost;
+
 const A: NodeId = NodeId(1);
 const B: NodeId = NodeId(2);
 
-struct Collect(Sender<Incoming>, Sender<Transfer>);
+struct Collect(Sender<Incoming>, Sender<Transfer>, Sender<NodeId>);
 
 impl Inbox for Collect {
     fn deliver(&self, incoming: Incoming) {
@@ -44,6 +46,10 @@ impl Inbox for Collect {
 
     fn answered(&self, _: NodeId, piece: Piece) {
         let _ = self.1.send(Transfer::Piece(piece));
+    }
+
+    fn lost(&self, from: NodeId) {
+        let _ = self.2.send(from);
     }
 
     fn attend(&self) {}
@@ -98,6 +104,7 @@ struct Peer {
     transport: TcpTransport,
     inbox: Receiver<Incoming>,
     transfers: Receiver<Transfer>,
+    lost: Receiver<NodeId>,
     addr: SocketAddr,
 }
 
@@ -112,10 +119,11 @@ fn start(identity: Identity, tcp: Tcp, other: SocketAddr) -> Peer {
     };
     let (sender, inbox) = unbounded();
     let (transfer, transfers) = unbounded();
+    let (lose, lost) = unbounded();
     let context = Context {
         identity,
         members: vec![member(me, addr), member(you, other)],
-        inbox: Arc::new(Collect(sender, transfer)),
+        inbox: Arc::new(Collect(sender, transfer, lose)),
         entries: Arc::new(Numbered),
         snapshots: Arc::new(Endless),
         limits: LIMITS,
@@ -124,6 +132,7 @@ fn start(identity: Identity, tcp: Tcp, other: SocketAddr) -> Peer {
         transport: tcp.start(context).unwrap(),
         inbox,
         transfers,
+        lost,
         addr,
     }
 }

@@ -246,6 +246,10 @@ impl Inbox for Watch {
         self.inbox.answered(from, piece);
     }
 
+    fn lost(&self, from: NodeId) {
+        self.inbox.lost(from);
+    }
+
     fn attend(&self) {
         self.inbox.attend();
     }

@@ -1,0 +1,113 @@
+//! Connections that end, and who is lost with them.
+
+use std::thread::ThreadId;
+use std::time::Instant;
+
+use super::*;
+
+/// Who reads now.
+fn readers(at: &Peer) -> Vec<ThreadId> {
+    let readers = at.transport.running.shared.readers.lock();
+    let running = readers.iter().filter(|reader| !reader.is_finished());
+    running.map(|reader| reader.thread().id()).collect()
+}
+
+/// Waits until none of these reads any more.
+fn until_ended(at: &Peer, ended: &[ThreadId]) {
+    while readers(at).iter().any(|reader| ended.contains(reader)) {
+        thread::yield_now();
+    }
+}
+
+/// Connects as node 2.
+fn speak(to: SocketAddr) -> TcpStream {
+    let hello = Hello {
+        from: identity(B, 2),
+        to: A,
+        addr: String::new(),
+        lane: LaneKind::Words,
+    };
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(&hello.encode()).unwrap();
+    let mut answer = [0; wire::ANSWER_BYTES];
+    stream.read_exact(&mut answer).unwrap();
+    stream
+}
+
+#[test]
+fn who_ends_and_listens_no_more_is_lost_once() {
+    let (a, b) = pair();
+    until_heard(&b, A, &a.inbox);
+    assert!(a.lost.is_empty());
+    b.transport.close();
+    assert_eq!(a.lost.recv_timeout(PATIENCE), Ok(B));
+    until_ended(&a, &readers(&a));
+    assert!(a.lost.is_empty());
+}
+
+#[test]
+fn a_connection_that_breaks_is_no_loss_while_its_peer_listens() {
+    let (a, b) = pair();
+    until_heard(&a, B, &b.inbox);
+    until_heard(&b, A, &a.inbox);
+    let (at_a, at_b) = (readers(&a), readers(&b));
+    a.transport.running.shared.shut_all();
+    until_ended(&a, &at_a);
+    until_ended(&b, &at_b);
+    until_heard(&b, A, &a.inbox);
+    assert!(a.lost.is_empty() && b.lost.is_empty());
+}
+
+#[test]
+fn neither_a_connection_that_another_replaces_nor_closing_down_is_a_loss() {
+    let gone = bind().local_addr();
+    let a = start(identity(A, 1), bind(), gone);
+    let mut first = speak(a.addr);
+    let reader = readers(&a);
+    let second = speak(a.addr);
+    assert_eq!(first.read(&mut [0]).unwrap_or(0), 0);
+    until_ended(&a, &reader);
+    assert!(a.lost.is_empty());
+    drop(second);
+    assert_eq!(a.lost.recv_timeout(PATIENCE), Ok(B));
+    let _third = speak(a.addr);
+    a.transport.close();
+    assert!(a.lost.is_empty());
+}
+
+#[test]
+fn who_closes_its_listener_after_its_connections_is_gone_all_the_same() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let dies = thread::spawn(move || {
+        let knocked = listener.accept().unwrap();
+        drop(listener);
+        drop(knocked);
+    });
+    assert!(super::super::lost::is_gone(&addr));
+    dies.join().unwrap();
+}
+
+/// A connection to its earlier life would take a word that nobody hears.
+#[test]
+fn who_comes_back_is_connected_before_there_is_anything_to_say() {
+    let (a, b) = pair();
+    until_heard(&a, B, &b.inbox);
+    until_heard(&b, A, &a.inbox);
+    b.transport.close();
+    assert_eq!(a.lost.recv_timeout(PATIENCE), Ok(B));
+    let tcp = Tcp::bind(&b.addr.to_string()).unwrap();
+    let b = start(identity(B, 2), tcp, a.addr);
+    let connected = || {
+        let speaking = b.transport.running.shared.speaking.lock();
+        speaking.contains_key(&(A, LaneKind::Words))
+    };
+    let begun = Instant::now();
+    while !connected() {
+        assert!(begun.elapsed() < PATIENCE, "not connected");
+        thread::yield_now();
+    }
+    // The answer to the hello may still be on its way.
+    assert!(until_heard(&a, B, &b.inbox) < 10);
+}
