@@ -76,6 +76,8 @@ fn of_leases(seed: u64) -> Scenario {
         partitions: 40,
         one_way_cuts: 60,
         partial_cuts: 30,
+        broken_connections: 60,
+        resets: 40,
         crashes: 60,
         hung_nodes: 20,
         clock_rates: 50,
@@ -124,6 +126,69 @@ fn a_cluster_that_nothing_disturbs_elects_once_and_answers_everything() {
         assert_eq!((outcome.elections, outcome.tally.unknown), (1, 0));
         assert!(outcome.tally.acknowledged > 50);
     }
+}
+
+/// Runs worlds where only these things go wrong, and in which nothing may be violated.
+fn worlds(faults: Faults, seeds: u64) -> impl Iterator<Item = Outcome> {
+    let mut scenario = Scenario::new(STEPS);
+    scenario.faults = faults;
+    (0..seeds).map(move |seed| {
+        // Where three vote, one that has lost its leader needs only one other.
+        scenario.nodes = if seed % 2 == 0 { 3 } else { 5 };
+        let outcome = run(&scenario, seed, Chains).unwrap();
+        assert_eq!(outcome.violation, None, "seed {seed}");
+        outcome
+    })
+}
+
+#[test]
+fn connections_that_break_one_by_one_unseat_no_leader_that_is_well() {
+    let faults = Faults {
+        broken_connections: 3_000,
+        ..Faults::none()
+    };
+    let mut broken = 0;
+    for outcome in worlds(faults, 40) {
+        assert_eq!(outcome.elections, 1, "seed {}", outcome.seed);
+        assert_eq!(outcome.tally.unknown, 0, "seed {}", outcome.seed);
+        broken += outcome.faults.len();
+    }
+    assert!(broken > 5_000, "{broken}");
+}
+
+#[test]
+fn a_leader_whose_connections_all_break_at_once_is_followed_by_one_at_most() {
+    let faults = Faults {
+        resets: 100,
+        ..Faults::none()
+    };
+    let mut unseated = 0;
+    for outcome in worlds(faults, 40) {
+        let resets = outcome.faults.len() as u64;
+        assert!(outcome.elections <= 1 + resets, "seed {}", outcome.seed);
+        unseated += outcome.elections - 1;
+    }
+    assert!(unseated > 40, "{unseated}");
+}
+
+#[test]
+fn the_end_of_a_leaders_process_is_answered_much_sooner_than_its_silence() {
+    let median = |untold_ends| {
+        let faults = Faults {
+            crashes: 100,
+            untold_ends,
+            ..Faults::none()
+        };
+        let all = worlds(faults, 100).flat_map(|outcome| outcome.failovers);
+        let mut all: Vec<u64> = all.collect();
+        all.sort_unstable();
+        let (count, median, most) = (all.len(), all[all.len() / 2], all[all.len() - 1]);
+        println!("untold {untold_ends}: {count} leaders ended, {median} us, at most {most}");
+        assert!(count > 100);
+        median
+    };
+    let (told, silent) = (median(0), median(1_000));
+    assert!(told * 4 < silent, "{told} {silent}");
 }
 
 /// Counts calls where it should count entries.

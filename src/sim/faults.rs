@@ -4,7 +4,8 @@ use std::fmt;
 
 use super::Rng;
 
-/// How often each thing goes wrong. The first four are chances of a message, in a thousand; the others
+/// How often each thing goes wrong. The first five are chances in a thousand, of a message, and of the word that a
+/// process has ended; the others
 /// happen so often in ten simulated seconds, all nodes together, on average. The last ones are no faults, but
 /// what those who run a cluster ask of it.
 ///
@@ -20,6 +21,9 @@ pub struct Faults {
     pub reordering: u32,
     /// A message takes up to some election timeouts.
     pub delay: u32,
+    /// A node is not told that the connection has ended on which it heard another one, whose process did; that a
+    /// power cut ends it, nobody is ever told.
+    pub untold_ends: u32,
     /// Two groups of nodes do not hear each other.
     pub partitions: u32,
     /// A node hears the others and is not heard, or the other way round.
@@ -28,6 +32,11 @@ pub struct Faults {
     pub partial_cuts: u32,
     /// A link fails and comes back, again and again.
     pub flaps: u32,
+    /// The connection on which a node hears another breaks, and both are well: it is told that it has lost the other
+    /// one. No two lose the same node so within an election timeout.
+    pub broken_connections: u32,
+    /// All connections on which others hear a node break at once, and it is well.
+    pub resets: u32,
     /// A process ends, in order, at any moment or in the middle of a sync, and is started again.
     pub crashes: u32,
     /// A node, or every node at once, loses power, at any moment or in the middle of a sync; of what was
@@ -86,6 +95,10 @@ pub enum Kind {
     PartialCut,
     /// See [`Faults::flaps`].
     Flap,
+    /// See [`Faults::broken_connections`].
+    BrokenConnection,
+    /// See [`Faults::resets`].
+    Reset,
     /// See [`Faults::crashes`].
     Crash,
     /// See [`Faults::power_cuts`].
@@ -135,6 +148,8 @@ impl fmt::Display for Kind {
             Self::OneWayCut => "one-way cut",
             Self::PartialCut => "partial cut",
             Self::Flap => "flapping link",
+            Self::BrokenConnection => "broken connection",
+            Self::Reset => "reset of all connections",
             Self::Crash => "crash",
             Self::PowerCut => "power cut",
             Self::SyncError => "sync error",
@@ -167,10 +182,13 @@ impl Default for Faults {
             duplication: 10,
             reordering: 50,
             delay: 10,
+            untold_ends: 200,
             partitions: 30,
             one_way_cuts: 15,
             partial_cuts: 15,
             flaps: 8,
+            broken_connections: 30,
+            resets: 10,
             crashes: 50,
             power_cuts: 50,
             sync_errors: 10,
@@ -204,10 +222,13 @@ impl Faults {
             duplication: 0,
             reordering: 0,
             delay: 0,
+            untold_ends: 0,
             partitions: 0,
             one_way_cuts: 0,
             partial_cuts: 0,
             flaps: 0,
+            broken_connections: 0,
+            resets: 0,
             crashes: 0,
             power_cuts: 0,
             sync_errors: 0,
@@ -258,7 +279,7 @@ impl Faults {
         ]
     }
 
-    const fn rates_mut(&mut self) -> [&mut u32; 28] {
+    const fn rates_mut(&mut self) -> [&mut u32; 31] {
         [
             &mut self.loss,
             &mut self.duplication,
@@ -288,10 +309,13 @@ impl Faults {
             &mut self.snapshot_cuts,
             &mut self.snapshot_errors,
             &mut self.snapshot_flips,
+            &mut self.untold_ends,
+            &mut self.broken_connections,
+            &mut self.resets,
         ]
     }
 
-    const fn timed(&self) -> [(Kind, u32); 24] {
+    const fn timed(&self) -> [(Kind, u32); 26] {
         [
             (Kind::Partition, self.partitions),
             (Kind::OneWayCut, self.one_way_cuts),
@@ -317,6 +341,8 @@ impl Faults {
             (Kind::SnapshotCut, self.snapshot_cuts),
             (Kind::SnapshotError, self.snapshot_errors),
             (Kind::SnapshotFlip, self.snapshot_flips),
+            (Kind::BrokenConnection, self.broken_connections),
+            (Kind::Reset, self.resets),
         ]
     }
 }
@@ -334,7 +360,7 @@ pub(super) struct Planned {
 
 /// The faults to come, in order.
 pub(super) struct Timeline {
-    timed: [(Kind, u32); 24],
+    timed: [(Kind, u32); 26],
     rng: Rng,
     number: u64,
     at: u64,

@@ -93,6 +93,8 @@ impl<W: Workload> World<'_, W> {
                 };
                 self.flap(flapping);
             }
+            Kind::BrokenConnection => self.break_connection(node, rng),
+            Kind::Reset => self.reset(node, rng),
             Kind::Crash => self.crash(node, rng),
             Kind::PowerCut => self.cut_power(node, rng),
             Kind::SyncError | Kind::ReadError => self.fail_disk(node, planned.kind, rng),
@@ -190,11 +192,38 @@ impl<W: Workload> World<'_, W> {
         self.schedule(flapping.period, Event::Flap(Box::new(flapping)));
     }
 
+    fn break_connection(&mut self, node: usize, rng: &mut Rng) {
+        let (now, timeout) = (self.now, self.timeout());
+        let other = index(rng.below(self.nodes.len() as u64));
+        let broken = &mut self.nodes[node].broken;
+        if other != node && broken.is_none_or(|at| now > at + timeout) {
+            *broken = Some(now);
+            self.schedule(0, Event::Lost(other, id_of(node)));
+        }
+    }
+
+    /// Each of the others is told, sooner or later.
+    fn reset(&mut self, node: usize, rng: &mut Rng) {
+        for other in (0..self.nodes.len()).filter(|other| *other != node) {
+            let wait = rng.below(self.timeout() / 10);
+            self.schedule(wait, Event::Lost(other, id_of(node)));
+        }
+    }
+
+    /// The process that ran, whose end is to be seen to.
+    fn take(&mut self, node: usize) -> Option<Process<W::Machine>> {
+        if self.leader() == Some(node) {
+            let elections = self.watch.checker.elections();
+            self.leaderless = Some((self.now, elections));
+        }
+        self.nodes[node].process.take()
+    }
+
     fn crash(&mut self, node: usize, rng: &mut Rng) {
         let pause = self.pause(rng);
         match rng.below(4) {
             0 => {
-                if let Some(process) = self.nodes[node].process.take() {
+                if let Some(process) = self.take(node) {
                     process.close();
                     self.gone(node, "it was stopped", Left::All);
                     self.start_after(node, pause);
@@ -263,7 +292,7 @@ impl<W: Workload> World<'_, W> {
 
     /// The process ends, if there is one, and the disk is left as it is found next.
     pub(super) fn end(&mut self, node: usize, why: &'static str, left: Left) {
-        if self.nodes[node].process.take().is_some() {
+        if self.take(node).is_some() {
             self.gone(node, why, left);
         } else if let Left::Cut(_) = left {
             self.leave(node, left);
@@ -278,6 +307,11 @@ impl<W: Workload> World<'_, W> {
         self.nodes[node].hung_until = self.now;
         self.watch.checker.ended(node);
         self.watch.trace.add(Some(id_of(node)), What::Down(why));
+        if let Left::All = left {
+            for (at, to) in self.network.end(self.now, node) {
+                self.schedule_at(at, Event::Lost(to, id_of(node)));
+            }
+        }
     }
 
     fn leave(&mut self, node: usize, left: Left) {

@@ -20,6 +20,8 @@ pub(super) struct Mail {
     pub(super) durable: Option<Durable>,
     pub(super) snapshots: Told,
     pub(super) incoming: Vec<Incoming>,
+    /// Whose connection has ended.
+    pub(super) lost: Vec<NodeId>,
     pub(super) proposals: Vec<(Bytes, Slot)>,
     pub(super) reads: Vec<Read>,
     /// To whom leadership is to be handed over: to somebody, or whoever is best.
@@ -32,6 +34,7 @@ impl Mail {
         self.durable.is_none()
             && self.snapshots.is_empty()
             && self.incoming.is_empty()
+            && self.lost.is_empty()
             && self.proposals.is_empty()
             && self.reads.is_empty()
             && self.transfers.is_empty()

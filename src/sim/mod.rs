@@ -205,6 +205,9 @@ pub struct Outcome {
     pub snapshots: u64,
     /// How many of them took the place of a log.
     pub installs: u64,
+    /// How long it took from each end of the process that led until another leader was elected, in simulated
+    /// microseconds.
+    pub failovers: Vec<u64>,
     /// How long it took after the last fault until something new was acknowledged, in simulated microseconds;
     /// none if the run did not come so far, or could not, because the members whose log was not damaged were no
     /// quorum any more.

@@ -13,6 +13,8 @@ pub(super) struct Network {
     /// When the last message in order arrives, by link.
     last: Vec<u64>,
     rng: Rng,
+    /// Draws of the ends of connections, apart from those of messages.
+    ends: Rng,
     faults: Faults,
     /// How long a message is held up at most.
     longest: u64,
@@ -25,6 +27,7 @@ impl Network {
             cuts: vec![0; nodes * nodes],
             last: vec![0; nodes * nodes],
             rng: Rng::new(seed),
+            ends: Rng::new(seed ^ 0x10_57ed),
             faults,
             longest,
         }
@@ -60,6 +63,24 @@ impl Network {
             .hits(self.faults.duplication)
             .then(|| self.arrival(now, link));
         [Some(first), second]
+    }
+
+    /// When which nodes are told that their connections with `from` have ended, behind all that it said on them: not
+    /// where the link is cut, and mostly at once.
+    pub(super) fn end(&mut self, now: u64, from: usize) -> Vec<(u64, usize)> {
+        let mut told = Vec::new();
+        for to in (0..self.nodes).filter(|to| *to != from) {
+            let untold = self.ends.below(1_000) < u64::from(self.faults.untold_ends);
+            let mut at = now + TRIP.0 + self.ends.below(TRIP.1);
+            if self.ends.chance(10) {
+                at += self.ends.below(self.longest);
+            }
+            let link = from * self.nodes + to;
+            if !untold && self.cuts[link] == 0 {
+                told.push((at.max(self.last[link]), to));
+            }
+        }
+        told
     }
 
     fn arrival(&mut self, now: u64, link: usize) -> u64 {
@@ -124,6 +145,24 @@ mod tests {
         };
         assert!(out_of_order(one(0, 0, 100, 0)));
         assert!(out_of_order(one(0, 0, 0, 100)));
+    }
+
+    #[test]
+    fn the_end_of_a_process_is_told_behind_what_it_said_unless_the_link_is_cut() {
+        let mut network = Network::new(3, 7, Faults::none(), 50_000);
+        network.cut(&[(0, 2)]);
+        for now in 0..1_000 {
+            let said = network.send(now, 0, 1)[0].unwrap();
+            let told = network.end(now, 0);
+            assert!(matches!(told[..], [(at, 1)] if at >= said), "{told:?}");
+        }
+        let faults = Faults {
+            untold_ends: 300,
+            ..Faults::none()
+        };
+        let mut network = Network::new(2, 7, faults, 50_000);
+        let told = (0..1_000).filter(|now| !network.end(*now, 0).is_empty());
+        assert!((600..800).contains(&told.count()));
     }
 
     #[test]

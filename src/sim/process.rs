@@ -231,6 +231,10 @@ impl<M: StateMachine> Process<M> {
             };
             self.step(now, event, &Carried::Message(&entries, &placed), watch)?;
         }
+        for from in mail.lost {
+            watch.trace.add(Some(self.id), What::LostNode(from));
+            self.step(now, Event::Lost { from }, &Carried::Nothing, watch)?;
+        }
         if !mail.proposals.is_empty() {
             self.propose(now, mail.proposals, watch)?;
         }

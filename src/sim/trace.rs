@@ -50,6 +50,7 @@ pub(super) enum What {
     AskedFor(NodeId, u64),
     Piece(NodeId, LogId, u64),
     LostCargo(NodeId),
+    LostNode(NodeId),
 }
 
 /// Who the members are, a bit for each node.
@@ -214,6 +215,7 @@ impl fmt::Display for What {
                     "gives {to} bytes from {offset} on of its snapshot up to {last}"
                 )
             }
+            Self::LostNode(from) => write!(f, "loses its connection with {from}"),
             Self::LostCargo(to) => write!(f, "says to {to} of a snapshot what is lost"),
         }
     }

@@ -59,6 +59,8 @@ pub(super) struct Node<M> {
     pub(super) is_out: bool,
     /// How the process ends in the middle of its next sync.
     pub(super) doomed: Option<super::inject::Doom>,
+    /// When another node last lost its connection with it, and it was well.
+    pub(super) broken: Option<u64>,
     /// What happens to the next snapshot that it writes or fetches.
     pub(super) plight: Option<Plight>,
 }
@@ -76,6 +78,7 @@ pub(super) enum Event {
     Keep(usize, u64),
     Kept(usize, u64),
     Deliver(usize, Box<Incoming>),
+    Lost(usize, NodeId),
     Carry(usize, NodeId, Cargo),
     Start(usize, u64),
     Fault(Planned),
@@ -135,6 +138,10 @@ pub(super) struct World<'a, W: Workload> {
     believed: usize,
     /// A bit of some snapshot was turned, and others may have fetched it.
     pub(super) was_flipped: bool,
+    /// When the process ended that led, until another leader is elected; and how many were elected before.
+    pub(super) leaderless: Option<(u64, u64)>,
+    /// How long each such time was.
+    failovers: Vec<u64>,
     /// Faults are over: when they ended.
     calm: Option<u64>,
     /// The last committed entry when faults ended, and when the first later one was acknowledged.
@@ -166,6 +173,7 @@ impl<'a, W: Workload> World<'a, W> {
             is_damaged: false,
             is_out: false,
             doomed: None,
+            broken: None,
             plight: None,
         };
         let nodes = (0..count).map(node).collect();
@@ -189,6 +197,8 @@ impl<'a, W: Workload> World<'a, W> {
             replies: Vec::new(),
             believed: 0,
             was_flipped: false,
+            leaderless: None,
+            failovers: Vec::new(),
             calm: None,
             last_disturbed: LogIndex::ZERO,
             proven: None,
@@ -221,6 +231,7 @@ impl<'a, W: Workload> World<'a, W> {
             handovers: self.operator.handovers,
             snapshots: checker.snapshots().0,
             installs: checker.snapshots().1,
+            failovers: self.failovers,
             recovery: self.proven.zip(self.calm).map(|(then, since)| then - since),
             violation: violated.map(|Violated { property, what }| Violation {
                 step: trace.step,
@@ -297,6 +308,12 @@ impl<'a, W: Workload> World<'a, W> {
         };
         self.watch.trace.step += 1;
         self.happen(event)?;
+        if let Some((since, before)) = self.leaderless
+            && self.watch.checker.elections() > before
+        {
+            self.failovers.push(self.now - since);
+            self.leaderless = None;
+        }
         self.hear_orders()?;
         self.hear()
     }
@@ -336,6 +353,12 @@ impl<'a, W: Workload> World<'a, W> {
             Event::Deliver(node, incoming) => {
                 if let Some(process) = &mut self.nodes[node].process {
                     process.mail.incoming.push(*incoming);
+                    self.see_to(node);
+                }
+            }
+            Event::Lost(node, from) => {
+                if let Some(process) = &mut self.nodes[node].process {
+                    process.mail.lost.push(from);
                     self.see_to(node);
                 }
             }
