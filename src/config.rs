@@ -8,7 +8,8 @@ use crate::error::OptionError;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Options {
     /// The least time without a leader before a follower asks to be one. Each wait is drawn from this to
-    /// twice this, so that split votes end (Raft paper, section 5.2). A leader that hears no quorum for
+    /// twice this, so that split votes end (Raft paper, section 5.2); or up to an eighth of it, once the leader's
+    /// process is known to have ended. A leader that hears no quorum for
     /// so long, at most twice as long, steps down (thesis, section 6.2). Default 200 ms; 10 ms to 1 h.
     pub election_timeout: Duration,
     /// How often an idle leader speaks. Default 40 ms; 1 ms to a third of the election timeout.

@@ -74,8 +74,6 @@ fn a_cluster_is_measured_beside_the_device_in_one_process_and_in_three() {
     let keys = ["commits_per_s", "p50_us", "p99_us", "raw_fdatasync_p50_us"];
     let cluster = [
         "replicate",
-        "--seconds",
-        "1",
         "--nodes",
         "3",
         "--clients",

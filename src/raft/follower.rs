@@ -10,7 +10,7 @@ use crate::types::{EntryRange, LogId, LogIndex, NodeId, Roster, Term, TermRun, T
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Follower {
     pub(super) leader: Option<NodeId>,
-    /// When it last heard from that leader.
+    /// When it last heard from that leader, unless it has lost the connection since.
     pub(super) heard: Option<Time>,
     pub(super) reads: Asks,
 }

@@ -174,3 +174,84 @@ impl Transport for Connected {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::Piece;
+    use crate::transport::{EntrySource, Limits, SnapshotSource};
+    use crate::types::{ClusterId, Entry, EntryRange};
+    use parking_lot::Mutex;
+
+    /// Remembers who was lost, and has nothing to say.
+    #[derive(Default)]
+    struct Quiet(Mutex<Vec<NodeId>>);
+
+    impl Inbox for Quiet {
+        fn deliver(&self, _: Incoming) {}
+
+        fn asked(&self, _: NodeId, _: Ask) {}
+
+        fn answered(&self, _: NodeId, _: Piece) {}
+
+        fn lost(&self, from: NodeId) {
+            self.0.lock().push(from);
+        }
+
+        fn attend(&self) {}
+
+        fn rouse(&self) {}
+    }
+
+    impl EntrySource for Quiet {
+        fn read(&self, _: EntryRange, _: usize) -> Option<Vec<Entry>> {
+            None
+        }
+    }
+
+    impl SnapshotSource for Quiet {
+        fn read(&self, _: NodeId, _: Ask) -> Option<Piece> {
+            None
+        }
+    }
+
+    fn connect(net: &InMemory, cluster: u64, node: u64) -> (Arc<dyn Transport>, Arc<Quiet>) {
+        let inbox = Arc::new(Quiet::default());
+        let context = Context {
+            identity: Identity {
+                cluster: ClusterId(cluster),
+                node: NodeId(node),
+                incarnation: 1,
+            },
+            members: Vec::new(),
+            inbox: Arc::clone(&inbox) as Arc<dyn Inbox>,
+            entries: Arc::new(Quiet::default()),
+            snapshots: Arc::new(Quiet::default()),
+            limits: Limits {
+                max_entry_bytes: 1,
+                max_append_bytes: 1,
+                max_append_entries: 1,
+            },
+        };
+        let transport = Box::new(net.endpoint()).connect(context).unwrap();
+        (transport, inbox)
+    }
+
+    #[test]
+    fn who_closes_is_lost_to_those_that_could_hear_it() {
+        let net = InMemory::new();
+        let (first, _) = connect(&net, 7, 1);
+        let (_, heard) = connect(&net, 7, 2);
+        let (_, cut) = connect(&net, 7, 3);
+        let (_, foreign) = connect(&net, 8, 4);
+        // Its place is taken, which is no loss.
+        let (again, _) = connect(&net, 7, 1);
+        first.close();
+        assert!(heard.0.lock().is_empty());
+        net.cut(NodeId(1), NodeId(3));
+        again.close();
+        again.close();
+        assert_eq!(*heard.0.lock(), [NodeId(1)]);
+        assert!(cut.0.lock().is_empty() && foreign.0.lock().is_empty());
+    }
+}

@@ -232,8 +232,9 @@ impl Route {
             Some(at) => self.at = at,
             None => {
                 self.next();
-                // Nobody leads for the moment; asking in a tight loop would only delay the election.
-                std::thread::park_timeout(Duration::from_millis(5));
+                // Nobody leads for the moment; asking in a tight loop would only delay the election, and a longer
+                // wait the first write after it.
+                std::thread::park_timeout(Duration::from_millis(1));
             }
         }
     }
