@@ -79,6 +79,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config",
             "error",
             "trace",
+            "sync",
         ],
     ),
     (

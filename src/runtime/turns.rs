@@ -179,4 +179,6 @@ impl<M: StateMachine> Drop for EndGuard<M> {
 }
 
 #[cfg(test)]
-mod schedules;
+mod tests {
+    mod schedules;
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use shuttle::thread;
 
-use super::*;
+use super::super::*;
 use crate::raft::event::{RoleName, Status};
 use crate::raft::message::{Body, Message};
 use crate::runtime::Alone;
