@@ -2,8 +2,8 @@
 //! name them from here.
 //!
 //! In the crate's own unit tests they are stand-ins, so that a schedule explorer can run the shipped code
-//! (`wal/tests/schedules.rs`, `runtime/turns/tests/schedules.rs`): inside an exploration every use of one is a place where the explorer may let
-//! another thread go on, and outside of it they are the real ones.
+//! (`wal/tests/schedules.rs`, `runtime/turns/tests/schedules.rs`): inside an exploration every use of one is a place
+//! where the explorer may let another thread go on, and outside of it they are the real ones.
 
 #[cfg(not(test))]
 pub(crate) use std::sync::OnceLock;

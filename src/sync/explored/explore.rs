@@ -25,9 +25,17 @@ pub(crate) fn explore(schedules: usize, scenario: fn()) {
         );
         return;
     }
-    let number = |name| env::var(name).map_or(1, |number| number.parse().unwrap());
+    let number = |name| {
+        let parse = |text: String| {
+            text.parse()
+                .map_err(|error| format!("{name}={text}: {error}"))
+        };
+        env::var(name).map_or(1, |text| {
+            parse(text).unwrap_or_else(|error| panic!("{error}"))
+        })
+    };
     let (seed, times) = (number("CATAMARAN_SEED"), number("CATAMARAN_SCHEDULES"));
-    let schedules = schedules * usize::try_from(times).unwrap();
+    let schedules = schedules * usize::try_from(times).unwrap_or(usize::MAX);
     println!("CATAMARAN_SEED={seed}");
     run(
         RandomScheduler::new_from_seed(seed, schedules),
