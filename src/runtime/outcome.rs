@@ -243,7 +243,11 @@ impl<R> Proposal<R> {
     /// As [`Error`] says; see there what is known of the proposal.
     pub fn wait(self) -> Result<R, Error> {
         for _ in 0..YIELDS {
-            let found = self.cell.state.try_lock().and_then(|mut state| state.take());
+            let found = self
+                .cell
+                .state
+                .try_lock()
+                .and_then(|mut state| state.take());
             if let Some(result) = found {
                 return result;
             }
