@@ -336,8 +336,9 @@ fn a_snapshot_that_fails_is_given_up_and_the_node_goes_on() {
         "nothing is dropped without a snapshot"
     );
     feed(&node, 151, 350);
-    until(&node, |status| has_snapshot(status, 200));
-    assert_eq!(files(&dir.path().join("snapshots")).len(), 1);
+    // Another may be under way yet.
+    let alone = || files(&dir.path().join("snapshots")).len() == 1;
+    until(&node, |status| has_snapshot(status, 200) && alone());
 }
 
 /// A disk that has no room for some snapshots, and room for all else.
