@@ -216,10 +216,9 @@ fn the_log_takes_no_more_room_the_more_was_written() {
     let node = start(dir.path(), Tally::plain()).unwrap();
     let (mut most, mut written) = (0, 0);
     for _ in 0..10 {
-        // Some 5 segments a round.
+        let due = written + 100;
         feed(&node, written + 1, written + 500);
         written += 500;
-        let due = written - 400;
         // One that was due while another was written is taken with the next entry.
         while !has_snapshot(&node.status(), due) {
             written += 1;
