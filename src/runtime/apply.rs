@@ -21,7 +21,7 @@ const BATCH_ENTRIES: usize = 1_024;
 /// Payload bytes handed to the state machine at once, at least one entry.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What the raft thread has for the apply thread. It grows by what holds a permit only, so it is as
+/// What a turn of consensus has for the apply thread. It grows by what holds a permit only, so it is as
 /// bounded as they are; the commit index is one value.
 pub(super) struct ApplyQueue<M: StateMachine> {
     queued: Mutex<Work<M>>,

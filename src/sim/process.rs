@@ -2,7 +2,7 @@
 //! step at a time.
 //!
 //! ```text
-//!  mail --> handle --> jobs --> begin_sync ...... end_sync --> mail     the raft thread, the log thread
+//!  mail --> handle --> jobs --> begin_sync ...... end_sync --> mail     a turn of consensus, the log thread
 //!             |  `---> outbox --> transmit                              the transport
 //!             |`-----> applying --> apply                               the apply thread
 //!             `------> transfers --> keep ............ kept --> mail     the snapshot thread
@@ -203,7 +203,7 @@ impl<M: StateMachine> Process<M> {
         self.applied < self.committed || !self.ready.is_empty() || self.snapshots.is_to_install()
     }
 
-    /// Does with the mail what the raft thread does, and ticks if it is time.
+    /// Does with the mail what a turn of consensus does, and ticks if it is time.
     ///
     /// # Errors
     /// What stops the node, or is violated.
@@ -442,7 +442,7 @@ impl<M: StateMachine> Process<M> {
         Ok(())
     }
 
-    /// The sync has come to its end: what waited for it leaves, and the raft thread hears of it.
+    /// The sync has come to its end: what waited for it leaves, and consensus hears of it.
     ///
     /// # Errors
     /// What is violated.
