@@ -116,6 +116,7 @@ const DEPENDENCIES: &[(&str, bool)] = &[
     ("hdrhistogram", true),
     ("indicatif", true),
     ("memmap2", false),
+    ("mio", true),
     ("parking_lot", false),
     ("signal-hook", true),
     ("tracing", true),

@@ -23,6 +23,7 @@ mod replay;
 mod resp;
 mod serve;
 mod session;
+mod sessions;
 mod simulate;
 mod soak;
 mod temp;

@@ -1,10 +1,9 @@
 //! `serve`: one node as a key-value store over RESP.
 
-use std::collections::BTreeMap;
-use std::io::Write as _;
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -16,14 +15,9 @@ use signal_hook::iterator::Signals;
 
 use crate::http;
 use crate::kv::Kv;
-use crate::resp::Reply;
-use crate::session::Session;
+use crate::sessions::Sessions;
 use crate::{Failure, USAGE};
 
-/// Clients at the same time; more are turned away.
-const MAX_CLIENTS: usize = 1_024;
-/// How long a client may refuse to read.
-const WRITE: Duration = Duration::from_secs(30);
 /// What a command is larger than its arguments, at the most.
 const COMMAND_BYTES: usize = 64;
 
@@ -97,6 +91,8 @@ fn has_port(addr: &str) -> bool {
 enum End {
     Signal,
     NodeStopped,
+    /// No client can be served any more.
+    Clients(io::Result<()>),
 }
 
 /// The defaults with segments of this size, which entries must fit into.
@@ -162,7 +158,7 @@ impl Serve {
         let node = Arc::new(node);
 
         let (end, ended) = mpsc::channel();
-        let signalled = end.clone();
+        let (signalled, failed) = (end.clone(), end.clone());
         spawn("signals", move || {
             if signals.forever().next().is_some() {
                 let _ = signalled.send(End::Signal);
@@ -175,10 +171,11 @@ impl Serve {
             let _ = end.send(End::NodeStopped);
         })?;
         let resp = clients.local_addr().map_err(Failure::runtime)?;
-        let sessions = Arc::new(Sessions::default());
-        let (serving, accepting) = (Arc::clone(&node), Arc::clone(&sessions));
-        spawn("accept", move || {
-            accepting.accept(&clients, &serving, limit - COMMAND_BYTES)
+        let sessions = Sessions::new(clients, Arc::clone(&node), limit - COMMAND_BYTES);
+        let sessions = sessions.map_err(Failure::runtime)?;
+        let recall = sessions.recall();
+        spawn("clients", move || {
+            let _ = failed.send(End::Clients(sessions.run()));
         })?;
         if let Some(listener) = http {
             let node = Arc::clone(&node);
@@ -189,10 +186,11 @@ impl Serve {
 
         let end = ended.recv();
         let reason = node.status().stopped;
-        sessions.shut_all();
+        recall.end();
         let closed = node.shutdown();
         match (end, reason) {
             (Ok(End::NodeStopped), Some(reason)) => Err(Failure::runtime(reason)),
+            (Ok(End::Clients(Err(error))), _) => Err(Failure::runtime(error)),
             _ => closed.map_err(Failure::runtime),
         }
     }
@@ -203,57 +201,6 @@ fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure>
         .name(format!("serve-{name}"))
         .spawn(run);
     thread.map(drop).map_err(Failure::runtime)
-}
-
-/// The clients that are connected.
-#[derive(Default)]
-struct Sessions {
-    open: Mutex<BTreeMap<u64, TcpStream>>,
-}
-
-impl Sessions {
-    fn accept(self: Arc<Self>, listener: &TcpListener, node: &Arc<Node<Kv>>, limit: usize) {
-        for (number, stream) in (0..).zip(listener.incoming()) {
-            // The client went again, or there are too many open files.
-            let Ok(stream) = stream else {
-                thread::yield_now();
-                continue;
-            };
-            let prepared = stream
-                .set_nodelay(true)
-                .and(stream.set_write_timeout(Some(WRITE)));
-            let (Ok(()), Ok(clone)) = (prepared, stream.try_clone()) else {
-                continue;
-            };
-            if self.lock().len() >= MAX_CLIENTS {
-                let mut refusal = Vec::new();
-                Reply::error("ERR max number of clients reached").write(&mut refusal);
-                let _ = (&stream).write_all(&refusal);
-                continue;
-            }
-            self.lock().insert(number, clone);
-            let session = Session::new(Arc::clone(node), stream, limit);
-            let sessions = Arc::clone(&self);
-            let started = spawn("client", move || {
-                // A client that breaks off is no concern of anybody else.
-                let _ = session.run();
-                sessions.lock().remove(&number);
-            });
-            if started.is_err() {
-                self.lock().remove(&number);
-            }
-        }
-    }
-
-    fn shut_all(&self) {
-        for stream in self.lock().values() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<u64, TcpStream>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 #[cfg(test)]

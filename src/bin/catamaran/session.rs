@@ -1,169 +1,331 @@
 //! One client's connection: requests in, replies out, in order.
 
-use std::io::{self, Read as _, Write as _};
-use std::net::TcpStream;
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Wake, Waker};
 
 use catamaran::{Error, Node, Proposal};
+use mio::event::Event;
+use mio::net::TcpStream;
 
 use crate::command::{self, Ask};
 use crate::kv::Kv;
 use crate::resp::{Parser, Reply, Request};
+use crate::sessions::Recall;
 
-/// What is read at once.
-const READ_BYTES: usize = 64 << 10;
 /// Requests of one client under way at the most; beyond it they are answered before more are read.
 const MAX_UNDER_WAY: usize = 4_096;
 /// Bytes of replies gathered before they are written.
 const MAX_GATHERED: usize = 256 << 10;
 
+/// A client's connection. Its thread reads; whoever ends what the client asked for writes the reply at once, if the
+/// socket takes it, so that nobody need be woken for it.
 pub(crate) struct Session {
+    number: usize,
     node: Arc<Node<Kv>>,
-    stream: TcpStream,
+    recall: Arc<Recall>,
+    connection: Mutex<Connection>,
+}
+
+struct Connection {
+    /// None once it is closed.
+    stream: Option<TcpStream>,
+    /// The most bytes of a request.
     limit: usize,
-    under_way: Vec<UnderWay>,
+    parser: Parser,
+    /// There may be something to read.
+    readable: bool,
+    /// The client says no more than what there is to read.
+    ended: bool,
+    /// All requests that were read whole were looked at.
+    parsed: bool,
+    /// What waits for the requests under way.
+    held: Option<Ask>,
+    under_way: VecDeque<UnderWay>,
     out: Vec<u8>,
+    /// What of `out` was written.
+    written: usize,
+    /// Nothing more is read.
+    closing: bool,
 }
 
 enum UnderWay {
     Answered(Reply),
-    Write(Proposal<Reply>),
-    Read(Proposal<Reply>),
+    Asked(Proposal<Reply>),
 }
 
-/// Whether the connection goes on.
+/// What a connection waits for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Waits {
+    /// For the client to ask, or for the node to answer.
+    ForNews,
+    /// For the client to take its replies.
+    ForRoom,
+    /// For its thread: there is more to read.
+    ForThread,
+    /// It is closed.
+    Closed,
+}
+
+/// How far the replies are.
 #[derive(PartialEq, Eq)]
-enum Next {
-    GoOn,
-    Close,
+enum Replies {
+    UnderWay,
+    Stuck,
+    Sent,
 }
 
 impl Session {
     /// `limit` is the most bytes of a request.
-    pub(crate) const fn new(node: Arc<Node<Kv>>, stream: TcpStream, limit: usize) -> Self {
-        Self {
-            node,
-            stream,
+    pub(crate) fn new(
+        number: usize,
+        node: Arc<Node<Kv>>,
+        recall: Arc<Recall>,
+        stream: TcpStream,
+        limit: usize,
+    ) -> Self {
+        let connection = Connection {
+            stream: Some(stream),
             limit,
-            under_way: Vec::new(),
+            parser: Parser::new(limit),
+            readable: false,
+            ended: false,
+            parsed: true,
+            held: None,
+            under_way: VecDeque::new(),
             out: Vec::new(),
+            written: 0,
+            closing: false,
+        };
+        Self {
+            number,
+            node,
+            recall,
+            connection: Mutex::new(connection),
         }
     }
 
-    /// Serves the client until it goes, asks to, or breaks the protocol.
-    pub(crate) fn run(mut self) -> io::Result<()> {
-        let mut parser = Parser::new(self.limit);
-        let mut bytes = vec![0; READ_BYTES];
+    pub(crate) const fn number(&self) -> usize {
+        self.number
+    }
+
+    /// Reads what came in, as much as `bytes` has room for, and answers what can be. For its thread, which tells what
+    /// it has heard of the socket.
+    pub(crate) fn go_on(self: &Arc<Self>, event: Option<&Event>, bytes: &mut [u8]) -> Waits {
+        let mut connection = self.lock();
+        if let Some(event) = event {
+            connection.ended |= event.is_read_closed() || event.is_error();
+            connection.readable |= event.is_readable() || connection.ended;
+        }
+        // A client that breaks off is no concern of anybody else.
+        let waits = self.serve(&mut connection, bytes).unwrap_or(Waits::Closed);
+        if waits == Waits::Closed {
+            connection.close();
+        }
+        waits
+    }
+
+    pub(crate) fn close(&self) {
+        self.lock().close();
+    }
+
+    fn serve(self: &Arc<Self>, connection: &mut Connection, bytes: &mut [u8]) -> io::Result<Waits> {
+        let waker = Waker::from(Arc::clone(self));
+        let mut has_read = false;
         loop {
-            let read = self.stream.read(&mut bytes)?;
-            if read == 0 {
-                return Ok(());
+            match connection.answer(&waker)? {
+                Replies::UnderWay => return Ok(Waits::ForNews),
+                Replies::Stuck => return Ok(Waits::ForRoom),
+                Replies::Sent if connection.closing => return Ok(Waits::Closed),
+                Replies::Sent => {}
             }
-            parser.feed(&bytes[..read]);
-            // All that came in is under way before the first reply is waited for.
-            let next = self.take_all(&mut parser)?;
-            self.answer()?;
-            self.flush()?;
-            if next == Next::Close {
-                return Ok(());
+            if connection.has_requests() {
+                // All that came in is under way before the first reply is waited for.
+                connection.take_all(&self.node);
+            } else if !connection.readable {
+                return Ok(Waits::ForNews);
+            } else if has_read {
+                return Ok(Waits::ForThread);
+            } else {
+                has_read = true;
+                if connection.read(bytes)? == 0 {
+                    return Ok(Waits::Closed);
+                }
             }
         }
     }
 
-    fn take_all(&mut self, parser: &mut Parser) -> io::Result<Next> {
+    fn lock(&self) -> MutexGuard<'_, Connection> {
+        self.connection
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Wake for Session {
+    /// What the client waits for first has ended.
+    fn wake(self: Arc<Self>) {
+        let mut connection = self.lock();
+        let waker = Waker::from(Arc::clone(&self));
+        let rests = match connection.answer(&waker) {
+            Ok(Replies::UnderWay) => true,
+            Ok(Replies::Sent) => connection.rests(),
+            Ok(Replies::Stuck) => false,
+            Err(_) => {
+                connection.close();
+                false
+            }
+        };
+        drop(connection);
+        if !rests {
+            self.recall.session(&self);
+        }
+    }
+}
+
+impl Connection {
+    /// Writes replies in the order of the requests, as far as they are known.
+    fn answer(&mut self, waker: &Waker) -> io::Result<Replies> {
+        let mut context = Context::from_waker(waker);
+        while let Some(first) = self.under_way.front_mut() {
+            let reply = match first {
+                UnderWay::Answered(reply) => std::mem::replace(reply, Reply::Nil),
+                UnderWay::Asked(proposal) => match Pin::new(proposal).poll(&mut context) {
+                    Poll::Pending => return Ok(Replies::UnderWay),
+                    Poll::Ready(reply) => reply.unwrap_or_else(|error| failed(&error)),
+                },
+            };
+            reply.write(&mut self.out);
+            self.under_way.pop_front();
+            if self.out.len() >= MAX_GATHERED && !self.flush()? {
+                return Ok(Replies::Stuck);
+            }
+        }
+        Ok(if self.flush()? {
+            Replies::Sent
+        } else {
+            Replies::Stuck
+        })
+    }
+
+    /// Writes what the socket takes; whether that was all.
+    fn flush(&mut self) -> io::Result<bool> {
+        while self.written < self.out.len() {
+            let Some(stream) = &mut self.stream else {
+                return Err(ErrorKind::NotConnected.into());
+            };
+            match stream.write(&self.out[self.written..]) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => self.written += written,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.out.clear();
+        self.written = 0;
+        Ok(true)
+    }
+
+    /// Reads once; 0 at the end, and how much there is to parse otherwise.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
         loop {
-            match parser.next() {
-                Ok(None) => return Ok(Next::GoOn),
-                Ok(Some(Request::TooLarge)) => {
-                    let text = format!("ERR the request is over the limit of {} bytes", self.limit);
-                    self.under_way.push(UnderWay::Answered(Reply::error(text)));
+            let Some(stream) = &mut self.stream else {
+                return Ok(0);
+            };
+            match stream.read(bytes) {
+                Ok(read) => {
+                    // Less than there was room for is all there is: more will be told of (epoll(7), question 9). The
+                    // end may have been told of already.
+                    self.readable = read == bytes.len() || self.ended;
+                    self.parser.feed(&bytes[..read]);
+                    self.parsed = false;
+                    return Ok(read);
                 }
-                Ok(Some(Request::Command(args))) => {
-                    if self.submit(args)? == Next::Close {
-                        return Ok(Next::Close);
-                    }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.readable = false;
+                    return Ok(1);
                 }
-                Err(error) => {
-                    let reply = Reply::error(format!("ERR {error}"));
-                    self.under_way.push(UnderWay::Answered(reply));
-                    return Ok(Next::Close);
-                }
-            }
-            if self.under_way.len() >= MAX_UNDER_WAY {
-                self.answer()?;
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// Puts one command under way.
+    const fn has_requests(&self) -> bool {
+        self.held.is_some() || !self.parsed
+    }
+
+    /// Whether there is nothing for its thread to do before the client asks again.
+    const fn rests(&self) -> bool {
+        !self.closing && !self.readable && !self.has_requests()
+    }
+
+    /// Puts under way what can be; the rest waits until that is answered. For when nothing is.
     ///
     /// Writes go together and reads go together, but a read waits for the writes before it, and a write
     /// for the reads: each is linearizable by itself, and a client that sends both expects its own order.
-    fn submit(&mut self, args: Vec<Vec<u8>>) -> io::Result<Next> {
-        let under_way = match command::parse(args) {
-            Ask::Answer(reply) => UnderWay::Answered(reply),
-            Ask::Status(answer, args) => UnderWay::Answered(answer(&self.node.status(), &args)),
-            Ask::Write(write) => {
-                if self
-                    .under_way
-                    .iter()
-                    .any(|other| matches!(other, UnderWay::Read(_)))
-                {
-                    self.answer()?;
-                }
-                match self.node.propose(write.encode()) {
-                    Ok(proposal) => UnderWay::Write(proposal),
-                    Err(error) => UnderWay::Answered(failed(&error)),
-                }
+    fn take_all(&mut self, node: &Node<Kv>) {
+        let (mut reads, mut writes) = (false, false);
+        while self.under_way.len() < MAX_UNDER_WAY && !self.closing {
+            let Some(ask) = self.held.take().or_else(|| self.next()) else {
+                return;
+            };
+            reads |= matches!(ask, Ask::Read(_));
+            writes |= matches!(ask, Ask::Write(_));
+            if reads && writes {
+                self.held = Some(ask);
+                return;
             }
+            self.submit(node, ask);
+        }
+    }
+
+    /// The next request that came in whole.
+    fn next(&mut self) -> Option<Ask> {
+        Some(match self.parser.next() {
+            Ok(None) => {
+                self.parsed = true;
+                return None;
+            }
+            Ok(Some(Request::Command(args))) => command::parse(args),
+            Ok(Some(Request::TooLarge)) => {
+                let text = format!("ERR the request is over the limit of {} bytes", self.limit);
+                Ask::Answer(Reply::error(text))
+            }
+            Err(error) => {
+                self.closing = true;
+                Ask::Answer(Reply::error(format!("ERR {error}")))
+            }
+        })
+    }
+
+    fn submit(&mut self, node: &Node<Kv>, ask: Ask) {
+        let begun = match ask {
+            Ask::Answer(reply) => Ok(UnderWay::Answered(reply)),
+            Ask::Status(answer, args) => Ok(UnderWay::Answered(answer(&node.status(), &args))),
+            Ask::Write(write) => node.propose(write.encode()).map(UnderWay::Asked),
             // A follower could answer, but its clients go where they can also write.
-            Ask::Read(_) if !self.node.leads() => {
-                let leader = self.node.status().leader;
-                UnderWay::Answered(failed(&Error::NotLeader { leader }))
-            }
-            Ask::Read(read) => {
-                if self
-                    .under_way
-                    .iter()
-                    .any(|other| matches!(other, UnderWay::Write(_)))
-                {
-                    self.answer()?;
-                }
-                match self.node.read_later(read) {
-                    Ok(proposal) => UnderWay::Read(proposal),
-                    Err(error) => UnderWay::Answered(failed(&error)),
-                }
-            }
+            Ask::Read(_) if !node.leads() => Err(Error::NotLeader {
+                leader: node.status().leader,
+            }),
+            Ask::Read(read) => node.read_later(read).map(UnderWay::Asked),
             Ask::Quit => {
-                self.under_way.push(UnderWay::Answered(Reply::OK));
-                return Ok(Next::Close);
+                self.closing = true;
+                Ok(UnderWay::Answered(Reply::OK))
             }
         };
-        self.under_way.push(under_way);
-        Ok(Next::GoOn)
+        let begun = begun.unwrap_or_else(|error| UnderWay::Answered(failed(&error)));
+        self.under_way.push_back(begun);
     }
 
-    /// Waits for all that is under way, in order.
-    fn answer(&mut self) -> io::Result<()> {
-        for under_way in std::mem::take(&mut self.under_way) {
-            let reply = match under_way {
-                UnderWay::Answered(reply) => reply,
-                UnderWay::Write(proposal) | UnderWay::Read(proposal) => {
-                    proposal.wait().unwrap_or_else(|error| failed(&error))
-                }
-            };
-            reply.write(&mut self.out);
-            if self.out.len() >= MAX_GATHERED {
-                self.flush()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.stream.write_all(&self.out)?;
-        self.out.clear();
-        Ok(())
+    fn close(&mut self) {
+        self.stream = None;
+        self.under_way.clear();
+        self.held = None;
+        self.closing = true;
     }
 }
 

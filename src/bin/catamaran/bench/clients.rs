@@ -1,12 +1,13 @@
 //! Clients of a cluster, in its process or over TCP: each begins commits, and waits for them in their order.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use catamaran::{Bytes, Node, Proposal};
 
+use super::many::Many;
 use super::measured::Measured;
 use super::nodes::{Count, Nodes};
 use crate::Failure;
@@ -16,6 +17,18 @@ use crate::cluster::Cluster;
 /// What is measured.
 pub(super) trait Target: Sync {
     fn client<'a>(&'a self, entry: &'a [u8]) -> Result<Box<dyn Client + 'a>, Failure>;
+
+    /// A turn of clients that each begin commits for so long, some at once, and wait for all of them.
+    fn commit(&self, work: &Work<'_>, measured: &mut Measured) -> Result<(), Failure>;
+}
+
+/// What clients do in a turn.
+pub(super) struct Work<'a> {
+    pub(super) clients: usize,
+    pub(super) entry: &'a [u8],
+    /// Commits that each has under way.
+    pub(super) inflight: usize,
+    pub(super) time: Duration,
 }
 
 /// One client. It is told when the leader is lost: what is measured then is no longer one cluster's work.
@@ -25,27 +38,17 @@ pub(super) trait Client {
     fn finish(&mut self) -> Result<(), Failure>;
 }
 
-/// Begins commits for so long, some at once, and waits for all of them.
-pub(super) fn commit(
-    target: &dyn Target,
-    entry: &[u8],
-    inflight: usize,
-    time: Duration,
-    gate: &Barrier,
-) -> Result<Measured, Failure> {
-    let client = target.client(entry);
-    let mut begun_at = VecDeque::with_capacity(inflight);
+/// One client's turn on a thread of its own.
+fn commit(client: &mut dyn Client, work: &Work<'_>) -> Result<Measured, Failure> {
+    let mut begun_at = VecDeque::with_capacity(work.inflight);
     let mut measured = Measured::new()?;
-    // Whoever could not connect must not keep the others waiting.
-    gate.wait();
-    let mut client = client?;
     let start = Instant::now();
     loop {
         let now = Instant::now();
-        if now - start < time {
+        if now - start < work.time {
             client.begin()?;
             begun_at.push_back(now);
-            if begun_at.len() < inflight {
+            if begun_at.len() < work.inflight {
                 continue;
             }
         }
@@ -65,6 +68,14 @@ impl Target for Nodes {
             entry,
             begun: VecDeque::new(),
         }))
+    }
+
+    fn commit(&self, work: &Work<'_>, measured: &mut Measured) -> Result<(), Failure> {
+        measured.threads(work.clients, |gate| {
+            let client = self.client(work.entry);
+            gate.wait();
+            commit(&mut *client?, work)
+        })
     }
 }
 
@@ -111,13 +122,22 @@ impl Processes {
         };
         start().map_err(|error: std::io::Error| Failure::runtime(error))
     }
+
+    fn addr(&self) -> SocketAddr {
+        self.cluster.addrs()[self.leader - 1]
+    }
 }
 
 impl Target for Processes {
     fn client<'a>(&'a self, entry: &'a [u8]) -> Result<Box<dyn Client + 'a>, Failure> {
-        let addr = self.cluster.addrs()[self.leader - 1];
-        let connection = Connection::open(addr).map_err(Failure::runtime)?;
+        let connection = Connection::open(self.addr()).map_err(Failure::runtime)?;
         Ok(Box::new(OverTcp { connection, entry }))
+    }
+
+    fn commit(&self, work: &Work<'_>, measured: &mut Measured) -> Result<(), Failure> {
+        Many::connect(self.addr(), work.clients)
+            .and_then(|clients| clients.commit(work, measured))
+            .map_err(Failure::runtime)
     }
 }
 

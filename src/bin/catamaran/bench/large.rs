@@ -1,14 +1,13 @@
 //! `bench large`: small commits, in turns with large ones beside them and without.
 
 use std::path::{Path, PathBuf};
-use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 use catamaran::Options;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::clients::{Processes, Target, commit};
+use super::clients::{Processes, Target, Work};
 use super::measured::{Measured, TURN};
 use super::nodes::Nodes;
 use super::{below, count, seconds};
@@ -75,10 +74,13 @@ impl Large {
         let every = Duration::from_millis(self.every_ms);
         // So long that each has its large ones.
         let turn = TURN.max(2 * every);
-        let clients = |measured: &mut Measured| {
-            let client = |gate: &Barrier| commit(&*target, &small, 1, turn, gate);
-            measured.threads(self.clients, client)
+        let work = Work {
+            clients: self.clients,
+            entry: &small,
+            inflight: 1,
+            time: turn,
         };
+        let clients = |measured: &mut Measured| target.commit(&work, measured);
         clients(&mut Measured::new()?)?;
         let turns = u128::from(self.seconds * 1000) / turn.as_millis();
         for _ in 0..turns.max(1) {

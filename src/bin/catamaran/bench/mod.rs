@@ -12,6 +12,7 @@ mod clients;
 mod copy;
 mod failover;
 mod large;
+mod many;
 mod measured;
 pub(crate) mod nodes;
 pub(crate) mod raw;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::clients::{Processes, Target, commit};
+use super::clients::{Processes, Target, Work};
 use super::measured::{Measured, TURN, in_turns};
 use super::nodes::Nodes;
 use super::raw::Raw;
@@ -58,26 +58,20 @@ impl Replicate {
             Box::new(Nodes::start(dir, self.nodes, &options).map_err(Failure::usage)?)
         };
         let (mut raw, mut ours) = (Measured::new()?, Measured::new()?);
-        self.commit(&*target, &entry, &mut Measured::new()?)?;
+        let work = Work {
+            clients: self.clients,
+            entry: &entry,
+            inflight: self.inflight,
+            time: TURN,
+        };
+        target.commit(&work, &mut Measured::new()?)?;
         in_turns(
             self.seconds,
             || raw.device(&mut device, &entry, 1),
-            || self.commit(&*target, &entry, &mut ours),
+            || target.commit(&work, &mut ours),
         )?;
         self.report(&ours, &raw);
         Ok(())
-    }
-
-    /// One turn of the cluster.
-    fn commit(
-        &self,
-        target: &dyn Target,
-        entry: &[u8],
-        ours: &mut Measured,
-    ) -> Result<(), Failure> {
-        ours.threads(self.clients, |gate| {
-            commit(target, entry, self.inflight, TURN, gate)
-        })
     }
 
     fn report(&self, ours: &Measured, raw: &Measured) {
