@@ -234,6 +234,7 @@ impl<M: StateMachine> Runtime<M> {
             queue: Arc::clone(&queue),
             wal: log.wal().clone(),
             transport: Arc::clone(&transport),
+            budget: Arc::clone(&runtime.budget),
         };
         let applier = Applier {
             machine,

@@ -136,7 +136,8 @@ impl Budget {
         }
     }
 
-    fn is_crowded(&self) -> bool {
+    /// Whether so many hold some of it that whoever yields lets others of them run.
+    pub(super) fn is_crowded(&self) -> bool {
         self.holders.load(Ordering::Relaxed) >= self.crowd
     }
 

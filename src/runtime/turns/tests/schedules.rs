@@ -129,17 +129,18 @@ fn scenario() {
         later: now() + Duration::from_secs(1_000_000),
         done: Arc::clone(&done),
     });
+    let budget = Arc::new(Budget::new(100));
     let writer = Writer {
         queue: log,
         wal,
         transport: Arc::new(Alone),
+        budget: Arc::clone(&budget),
     };
     let by_log = Arc::clone(&turns);
     let mut threads = vec![
         thread::spawn(move || raft.run().unwrap()),
         thread::spawn(move || writer.run(|durable| by_log.take_by_log(durable)).unwrap()),
     ];
-    let budget = Arc::new(Budget::new(100));
     let clients = (0..2).map(|_| {
         let (mailbox, budget) = (Arc::clone(&mailbox), Arc::clone(&budget));
         thread::spawn(move || {
