@@ -130,9 +130,12 @@ fn small_commits_are_measured_with_large_ones_beside_them_and_without() {
 fn reads_are_measured_by_each_way() {
     let dir = tempfile::tempdir().unwrap();
     for by in ["round", "lease", "stale"] {
-        let reads = ["reads", "--clients", "2", "--seconds", "1", "--by", by];
-        let figures = bench(dir.path(), &reads);
-        assert_measured(&figures, &["reads_per_s", "p50_us", "p99_us"]);
+        let threads = ["reads", "--clients", "2", "--seconds", "1", "--by", by];
+        let tasks = [&threads[..], &["--tasks"]].concat();
+        for reads in [&threads[..], &tasks] {
+            let figures = bench(dir.path(), reads);
+            assert_measured(&figures, &["reads_per_s", "p50_us", "p99_us"]);
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 
 use super::measured::{Measured, TURN};
 use super::nodes::{Count, Nodes};
-use super::{below, count, seconds};
+use super::{below, count, seconds, tasks};
 use crate::Failure;
 use crate::json::Object;
 use crate::serve::with_segments;
@@ -28,6 +28,9 @@ pub(crate) struct Reads {
     /// How the leader makes sure that what it reads is not of the past
     #[arg(long, value_enum, default_value = "round")]
     by: By,
+    /// Has the clients be tasks of one thread, which await what they read
+    #[arg(long)]
+    tasks: bool,
     /// How long to measure
     #[arg(long, value_name = "N", default_value = "5", value_parser = seconds())]
     seconds: u64,
@@ -62,8 +65,14 @@ impl Reads {
         let node = nodes.leader();
         let first = node.propose(b"entry").map_err(Failure::runtime)?;
         first.wait().map_err(Failure::runtime)?;
-        let turn = |measured: &mut Measured| {
-            measured.threads(self.clients, |gate| self.client(node, gate))
+        let turn = |measured: &mut Measured| match (self.tasks, self.by) {
+            (false, _) => measured.threads(self.clients, |gate| self.client(node, gate)),
+            (true, By::Round | By::Lease) => tasks::run(self.clients, TURN, measured, || {
+                node.read_later(|count| count.0)
+            }),
+            (true, By::Stale) => tasks::run(self.clients, TURN, measured, || {
+                node.read_stale_later(|count| count.0)
+            }),
         };
         turn(&mut Measured::new()?)?;
         let mut measured = Measured::new()?;
