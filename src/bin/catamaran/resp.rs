@@ -11,6 +11,8 @@ const MAX_ARGS: usize = 65_536;
 const MAX_LINE: usize = 64 << 10;
 /// The longest argument that is skipped rather than refused, as in Redis.
 const MAX_BULK: usize = 512 << 20;
+/// The room that is kept for what comes.
+const KEPT: usize = 64 << 10;
 
 /// One request of a client.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +76,7 @@ impl Parser {
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         if self.read > 0 {
             self.buffer.drain(..self.read);
+            self.buffer.shrink_to(KEPT.max(bytes.len()));
             self.read = 0;
         }
         self.buffer.extend_from_slice(bytes);

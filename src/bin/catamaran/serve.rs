@@ -2,6 +2,7 @@
 
 use std::io::{self, Write as _};
 use std::net::TcpListener;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -175,7 +176,9 @@ impl Serve {
         let sessions = sessions.map_err(Failure::runtime)?;
         let recall = sessions.recall();
         spawn("clients", move || {
-            let _ = failed.send(End::Clients(sessions.run()));
+            let ended = catch_unwind(AssertUnwindSafe(|| sessions.run()));
+            let panicked = |_| Err(io::Error::other("the thread of the clients panicked"));
+            let _ = failed.send(End::Clients(ended.unwrap_or_else(panicked)));
         })?;
         if let Some(listener) = http {
             let node = Arc::clone(&node);

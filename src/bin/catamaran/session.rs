@@ -19,6 +19,8 @@ use crate::sessions::Recall;
 const MAX_UNDER_WAY: usize = 4_096;
 /// Bytes of replies gathered before they are written.
 const MAX_GATHERED: usize = 256 << 10;
+/// The room for replies that a client keeps while it asks for nothing.
+const KEPT: usize = 64 << 10;
 
 /// A client's connection. Its thread reads; whoever ends what the client asked for writes the reply at once, if the
 /// socket takes it, so that nobody need be woken for it.
@@ -225,6 +227,7 @@ impl Connection {
             }
         }
         self.out.clear();
+        self.out.shrink_to(KEPT);
         self.written = 0;
         Ok(true)
     }
