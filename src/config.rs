@@ -127,6 +127,11 @@ impl Config {
         self.options.memory_bytes / 4
     }
 
+    /// Of what is proposed in one step, which is at least one entry: no more than fits in an append.
+    pub(crate) fn portion_bytes(&self) -> u64 {
+        self.backlog_bytes().min(self.max_append_bytes as u64)
+    }
+
     /// Of messages that wait to be looked at. As many may be looked at meanwhile.
     pub(crate) const fn incoming_bytes(&self) -> u64 {
         self.options.memory_bytes / 8

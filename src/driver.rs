@@ -7,12 +7,14 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 mod fetch;
+mod gathering;
 mod handover;
 mod members;
 mod restore;
 mod snapshots;
 
 pub(crate) use fetch::{Fetcher, Transfer};
+pub(crate) use gathering::{Gathering, Proposed};
 pub(crate) use handover::{Handed, Handover};
 pub(crate) use members::Members;
 pub(crate) use restore::{RestoreError, restore};

@@ -8,7 +8,6 @@
 //! Every part is bounded: proposals, reads and commands by the permit that each holds, messages and pieces of
 //! snapshots by number and bytes (full: they are dropped, and Raft retries), the log's progress by being one value.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -16,10 +15,11 @@ use super::apply::ReadJob;
 use super::outcome::{Error, Slot};
 use super::writer::LogQueue;
 use crate::config::memory_of;
+use crate::driver::{self, Gathering};
 use crate::snapshot::{Ask, Piece, Whole};
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::transport::Incoming;
-use crate::types::{Bytes, Change, Durable, LogId, Member, Membership, NodeId};
+use crate::types::{Change, Durable, LogId, Member, Membership, NodeId};
 
 /// Messages that may wait; beyond it they are dropped.
 const MAX_INCOMING: usize = 4_096;
@@ -29,22 +29,8 @@ const MAX_TRANSFERS: usize = 64;
 /// Nodes whose connections have ended; beyond it the election timeout has to tell.
 const MAX_LOST: usize = 64;
 
-/// Proposals that wait for the write before them no longer wait when they are so many bytes: a larger write costs no
-/// less for each of them.
-const WORTH_A_WRITE: u64 = 64 << 10;
-
 /// A proposal on its way to consensus.
-pub(super) struct Proposed<R> {
-    pub(super) payload: Bytes,
-    pub(super) slot: Slot<R>,
-}
-
-impl<R> Proposed<R> {
-    /// What it takes of the node's memory.
-    pub(super) fn bytes(&self) -> u64 {
-        memory_of(self.payload.len())
-    }
-}
+pub(super) type Proposed<R> = driver::Proposed<Slot<R>>;
 
 /// Something asked of consensus itself, not of the state machine.
 pub(super) enum Command {
@@ -141,10 +127,7 @@ pub(super) struct Mailbox<S, R> {
 
 struct Queued<S, R> {
     mail: Mail<S>,
-    proposals: VecDeque<Proposed<R>>,
-    proposed_bytes: u64,
-    /// The log is at the write before, so that proposals wait and become one write.
-    gathers: bool,
+    proposals: Gathering<Slot<R>>,
     /// A thread has the turn.
     taken: bool,
     /// When there is something to do although nothing has come in.
@@ -171,12 +154,8 @@ pub(super) enum Left {
 }
 
 impl<S, R> Queued<S, R> {
-    fn has_proposals(&self) -> bool {
-        !self.proposals.is_empty() && (!self.gathers || self.proposed_bytes >= WORTH_A_WRITE)
-    }
-
     fn has_work(&self) -> bool {
-        self.has_proposals() || !self.mail.is_empty()
+        self.proposals.is_due() || !self.mail.is_empty()
     }
 
     fn running(&self) -> Result<(), Arc<str>> {
@@ -188,9 +167,7 @@ impl<S, R> Mailbox<S, R> {
     pub(super) fn new(max_incoming_bytes: u64, log: Arc<LogQueue>) -> Self {
         let queued = Queued {
             mail: Mail::default(),
-            proposals: VecDeque::new(),
-            proposed_bytes: 0,
-            gathers: false,
+            proposals: Gathering::new(),
             taken: false,
             deadline: now(),
             raft: Sleep::Awake,
@@ -250,25 +227,8 @@ impl<S, R> Mailbox<S, R> {
     /// turn.
     pub(super) fn proposals(&self, gathers: bool, most: u64, taken: &mut Vec<Proposed<R>>) {
         let mut queued = self.queued.lock();
-        queued.gathers = gathers;
-        if !queued.has_proposals() {
-            return;
-        }
-        if queued.proposed_bytes <= most {
-            taken.extend(queued.proposals.drain(..));
-            queued.proposed_bytes = 0;
-            return;
-        }
-        let mut bytes = 0;
-        while let Some(next) = queued.proposals.front() {
-            let after = bytes + next.bytes();
-            if after > most && bytes > 0 {
-                break;
-            }
-            bytes = after;
-            taken.extend(queued.proposals.pop_front());
-        }
-        queued.proposed_bytes -= bytes;
+        queued.proposals.hold(gathers);
+        queued.proposals.take(most, taken);
     }
 
     /// Gives the turn back, unless there is more to do already. There will be at `deadline`; while `gathers`, proposals
@@ -276,7 +236,7 @@ impl<S, R> Mailbox<S, R> {
     pub(super) fn leave(&self, deadline: Instant, gathers: bool) -> Left {
         let mut queued = self.queued.lock();
         queued.deadline = deadline;
-        queued.gathers = gathers;
+        queued.proposals.hold(gathers);
         if queued.stopped.is_none() && queued.has_work() {
             return Left::More;
         }
@@ -342,10 +302,7 @@ impl<S, R> Mailbox<S, R> {
     }
 
     pub(super) fn propose(&self, proposed: Proposed<R>) -> Result<(), Arc<str>> {
-        self.put_and_rouse(|queued| {
-            queued.proposed_bytes += proposed.bytes();
-            queued.proposals.push_back(proposed);
-        })
+        self.put_and_rouse(|queued| queued.proposals.push(proposed))
     }
 
     pub(super) fn read(&self, job: ReadJob<S>) -> Result<(), Arc<str>> {
@@ -378,8 +335,7 @@ impl<S, R> Mailbox<S, R> {
         let mut queued = self.queued.lock();
         let reason = Arc::clone(queued.stopped.get_or_insert_with(|| reason.into()));
         let mail = std::mem::take(&mut queued.mail);
-        let proposals = std::mem::take(&mut queued.proposals);
-        queued.proposed_bytes = 0;
+        let proposals: Vec<_> = queued.proposals.drain().collect();
         drop(queued);
         self.due.notify_one();
         let stopped = Error::Stopped { reason };
@@ -447,7 +403,7 @@ mod tests {
     use super::*;
     use crate::raft::message::{Body, Message};
     use crate::runtime::outcome::{Budget, Proposal, promise};
-    use crate::types::{Entry, EntryKind, LogIndex, Term};
+    use crate::types::{Bytes, Entry, EntryKind, LogIndex, Term};
     use parking_lot::const_mutex;
     use std::thread;
     use std::time::Duration;
@@ -599,22 +555,24 @@ mod tests {
     }
 
     #[test]
-    fn proposals_gather_until_the_write_before_is_durable_or_they_are_worth_a_write() {
+    fn a_thread_that_is_woken_for_proposals_which_wait_comes_in_vain() {
         let (mailbox, later) = (mailbox(), Instant::now() + Duration::from_secs(3_600));
         propose(&mailbox);
         assert!(mailbox.begin());
         assert_eq!(taken(&mailbox, true, MOST), 0);
         assert_eq!(mailbox.leave(later, true), Left::Nothing);
-        assert!(!mailbox.begin(), "a thread that is woken now comes in vain");
-        let many = usize::try_from(WORTH_A_WRITE / memory_of(0)).unwrap();
-        (2..many).for_each(|_| propose(&mailbox));
-        assert!(!mailbox.begin());
         propose(&mailbox);
+        assert!(!mailbox.begin());
+        mailbox.deliver(incoming(None));
         assert!(mailbox.begin());
-        assert_eq!(taken(&mailbox, true, 10 * memory_of(0)), 10);
+        assert_eq!(collected(&mailbox), 1);
         assert_eq!(mailbox.leave(later, true), Left::Nothing);
+        mailbox.deliver(incoming(None));
+        assert!(mailbox.begin());
+        assert_eq!(collected(&mailbox), 1);
         assert_eq!(mailbox.leave(later, false), Left::More);
-        assert_eq!(taken(&mailbox, false, MOST), many - 10);
+        assert_eq!(taken(&mailbox, false, MOST), 2);
+        assert_eq!(mailbox.leave(later, false), Left::Nothing);
     }
 
     #[test]

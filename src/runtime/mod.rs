@@ -259,7 +259,7 @@ impl<M: StateMachine> Runtime<M> {
             transport: Arc::clone(&transport),
             progress,
             members,
-            portion: config.backlog_bytes().min(config.max_append_bytes as u64),
+            portion: config.portion_bytes(),
             proposals: Proposals::new(),
             reads: Reads::new(),
             handover: Handover::new(config.election_timeout),
