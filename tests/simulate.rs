@@ -32,7 +32,7 @@ fn clusters_keep_every_promise_whatever_fails() {
     let seeds = one_seed().map_or(0..SEEDS, |seed| seed..seed + 1);
     let (mut elections, mut faults, mut unknown, mut refused, mut reads) = (0, 0, 0, 0, 0);
     let (mut changes, mut handovers) = (0, 0);
-    let (mut snapshots, mut installs) = (0, 0);
+    let (mut snapshots, mut installs, mut gathered) = (0, 0, 0);
     for seed in seeds {
         let outcome = simulate(seed, STEPS);
         if let Some(violation) = &outcome.violation {
@@ -52,6 +52,7 @@ fn clusters_keep_every_promise_whatever_fails() {
         reads += outcome.tally.reads;
         snapshots += outcome.snapshots;
         installs += outcome.installs;
+        gathered += outcome.gathered;
     }
     if one_seed().is_none() {
         // A world where little fails proves little.
@@ -61,6 +62,7 @@ fn clusters_keep_every_promise_whatever_fails() {
         assert!(handovers > SEEDS / 4, "{handovers} handovers");
         assert!(unknown > SEEDS && refused > SEEDS && reads > 10 * SEEDS);
         assert!(snapshots > 10 * SEEDS && installs > SEEDS / 4);
+        assert!(gathered > 10 * SEEDS, "{gathered} times proposals waited");
     }
 }
 

@@ -55,6 +55,15 @@ impl<S> Gathering<S> {
         !self.proposed.is_empty() && (!self.holds || self.bytes >= WORTH_A_WRITE)
     }
 
+    /// How many wait.
+    #[cfg(feature = "sim")]
+    pub(crate) fn waiting(&self) -> u64 {
+        if self.is_due() {
+            return 0;
+        }
+        self.proposed.len() as u64
+    }
+
     /// Takes about so many bytes, at least one proposal, of what is due.
     pub(crate) fn take(&mut self, most: u64, taken: &mut Vec<Proposed<S>>) {
         if !self.is_due() {

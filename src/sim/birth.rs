@@ -26,6 +26,8 @@ const FIRST: LogId = LogId::new(Term(1), LogIndex(1));
 pub(super) struct Watch {
     pub(super) checker: Checker,
     pub(super) trace: Trace,
+    /// How many turns of consensus left proposals waiting.
+    pub(super) gathered: u64,
 }
 
 /// What a process is started with.
@@ -83,6 +85,7 @@ pub(super) fn watch(members: usize, nodes: usize) -> Watch {
     Watch {
         checker: with_first(members, |first| Checker::new(counts, &first, first_state())),
         trace: Trace::new(),
+        gathered: 0,
     }
 }
 

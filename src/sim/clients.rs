@@ -9,6 +9,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::violation::{Property, Violated};
+use crate::driver::Proposed;
 use crate::types::{Bytes, LogIndex, NodeId};
 
 /// Bytes of the number in front of a proposal.
@@ -153,7 +154,7 @@ pub(super) struct Clients {
 
 impl Clients {
     /// A new proposal: its bytes with its number in front, and what is to answer it.
-    pub(super) fn propose(&mut self, payload: Vec<u8>) -> (Bytes, Slot) {
+    pub(super) fn propose(&mut self, payload: Vec<u8>) -> Proposed<Slot> {
         let number = self.proposals.len() as u64;
         let mut bytes = number.to_le_bytes().to_vec();
         bytes.extend_from_slice(&payload);
@@ -167,7 +168,8 @@ impl Clients {
             words: self.words.clone(),
             answered: false,
         };
-        (bytes.into(), slot)
+        let payload = bytes.into();
+        Proposed { payload, slot }
     }
 
     pub(super) fn read(&mut self) -> Read {

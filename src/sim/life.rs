@@ -198,7 +198,7 @@ impl<W: Workload> World<'_, W> {
             return;
         };
         let mut soon = Vec::new();
-        if !process.due.handle && !process.mail.is_empty() {
+        if !process.due.handle && process.wants_handle() {
             process.due.handle = true;
             soon.push((WAKE, Event::Handle(node, life)));
         }

@@ -1,10 +1,10 @@
 //! What comes to a process, until it looks.
 
-use super::clients::{Read, Slot};
+use super::clients::Read;
 use super::operator::Order;
 use super::process::Told;
 use crate::raft::message::Message;
-use crate::types::{Bytes, Change, Durable, Entry, NodeId};
+use crate::types::{Change, Durable, Entry, NodeId};
 
 /// A message with its entries, as it arrives.
 #[derive(Clone)]
@@ -14,7 +14,7 @@ pub(super) struct Incoming {
     pub(super) entries: Vec<Entry>,
 }
 
-/// All that came in since the last look.
+/// All that came in since the last look, but for proposals.
 #[derive(Default)]
 pub(super) struct Mail {
     pub(super) durable: Option<Durable>,
@@ -22,7 +22,6 @@ pub(super) struct Mail {
     pub(super) incoming: Vec<Incoming>,
     /// Whose connection has ended.
     pub(super) lost: Vec<NodeId>,
-    pub(super) proposals: Vec<(Bytes, Slot)>,
     pub(super) reads: Vec<Read>,
     /// To whom leadership is to be handed over: to somebody, or whoever is best.
     pub(super) transfers: Vec<(Option<NodeId>, Order)>,
@@ -35,7 +34,6 @@ impl Mail {
             && self.snapshots.is_empty()
             && self.incoming.is_empty()
             && self.lost.is_empty()
-            && self.proposals.is_empty()
             && self.reads.is_empty()
             && self.transfers.is_empty()
             && self.changes.is_empty()

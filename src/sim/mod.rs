@@ -197,6 +197,8 @@ pub struct Outcome {
     pub elections: u64,
     /// How many entries were committed.
     pub committed: u64,
+    /// How many times a leader let proposals wait for the write that its log was at, to make one write of them.
+    pub gathered: u64,
     /// How many changes of members were done, as far as who asked knows.
     pub changes: u64,
     /// How many times leadership went over to another node on request.

@@ -22,8 +22,9 @@ use super::operator::Order;
 use super::trace::{Said, Seats, What};
 use super::violation::Violated;
 use crate::driver::{
-    Carried, Handover, Members, Proposals, Reads, Replies, RestoreError, configs_in, in_parts,
-    memory_of_all, new_entries, read_to_send, restore, rosters, same_write, weigh_log,
+    Carried, Gathering, Handover, Members, Proposals, Proposed, Reads, Replies, RestoreError,
+    configs_in, in_parts, memory_of_all, new_entries, read_to_send, restore, rosters, same_write,
+    weigh_log,
 };
 use crate::log::{Log, LogReader};
 use crate::raft::event::{Effect, Event, Persist, Refusal, Release, Source, Status};
@@ -94,6 +95,8 @@ pub(super) struct Process<M> {
     reader: LogReader,
     pub(super) machine: M,
     pub(super) mail: Mail,
+    /// What no step has taken yet.
+    pub(super) gathering: Gathering<Slot>,
     jobs: VecDeque<Job>,
     syncing: Option<Syncing>,
     outbox: Vec<(NodeId, Message)>,
@@ -111,6 +114,8 @@ pub(super) struct Process<M> {
     snapshots: Snapshots,
     effects: Vec<Effect>,
     max_append_bytes: usize,
+    /// How many bytes are proposed in one step, at least one entry.
+    portion: u64,
     pub(super) due: Due,
 }
 
@@ -155,6 +160,7 @@ impl<M: StateMachine> Process<M> {
             log,
             machine,
             mail: Mail::default(),
+            gathering: Gathering::new(),
             jobs: VecDeque::new(),
             syncing: None,
             outbox: Vec::new(),
@@ -170,6 +176,7 @@ impl<M: StateMachine> Process<M> {
             snapshots: Snapshots::new(restored.store, birth),
             effects: Vec::new(),
             max_append_bytes: birth.config.max_append_bytes,
+            portion: birth.config.portion_bytes(),
             due: Due::default(),
         };
         let found = Found {
@@ -189,6 +196,10 @@ impl<M: StateMachine> Process<M> {
 
     pub(super) const fn applied(&self) -> LogIndex {
         self.applied
+    }
+
+    pub(super) fn wants_handle(&self) -> bool {
+        self.gathering.is_due() || !self.mail.is_empty()
     }
 
     pub(super) fn wants_sync(&self) -> bool {
@@ -235,9 +246,7 @@ impl<M: StateMachine> Process<M> {
             watch.trace.add(Some(self.id), What::LostNode(from));
             self.step(now, Event::Lost { from }, &Carried::Nothing, watch)?;
         }
-        if !mail.proposals.is_empty() {
-            self.propose(now, mail.proposals, watch)?;
-        }
+        self.propose(now, watch)?;
         let asked = mail
             .reads
             .into_iter()
@@ -257,16 +266,32 @@ impl<M: StateMachine> Process<M> {
         }
         let ended = self.handover.overdue(self.clock);
         self.handed(ended, watch)?;
+        self.gathers(watch);
         self.gives_up()
     }
 
-    fn propose(
-        &mut self,
-        now: Time,
-        proposed: Vec<(Bytes, Slot)>,
-        watch: &mut Watch,
-    ) -> Result<(), Halt> {
-        let (payloads, mut slots): (Vec<Bytes>, Vec<Slot>) = proposed.into_iter().unzip();
+    /// What is proposed from now on waits, or what waited is due.
+    fn gathers(&mut self, watch: &mut Watch) {
+        self.gathering.hold(self.raft.gathers());
+        let waiting = self.gathering.waiting();
+        if waiting > 0 {
+            watch.gathered += 1;
+            watch.trace.add(Some(self.id), What::Gathers(waiting));
+        }
+    }
+
+    /// Proposes as much as one write has room for, unless more is to gather first.
+    fn propose(&mut self, now: Time, watch: &mut Watch) -> Result<(), Halt> {
+        let mut proposed = Vec::new();
+        self.gathering.hold(self.raft.gathers());
+        self.gathering.take(self.portion, &mut proposed);
+        if proposed.is_empty() {
+            return Ok(());
+        }
+        let (payloads, mut slots): (Vec<Bytes>, Vec<Slot>) = proposed
+            .into_iter()
+            .map(|Proposed { payload, slot }| (payload, slot))
+            .unzip();
         for slot in &slots {
             watch
                 .trace
@@ -479,8 +504,8 @@ impl<M: StateMachine> Process<M> {
 
     /// Ends with an error: what queued was not taken, and nobody knows what becomes of the rest.
     pub(super) fn refuse_mail(&mut self) {
-        for (_, slot) in self.mail.proposals.drain(..) {
-            slot.refused(None);
+        for proposed in self.gathering.drain() {
+            proposed.slot.refused(None);
         }
         for (_, order) in self.mail.transfers.drain(..) {
             order.refused();

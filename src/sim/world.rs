@@ -227,6 +227,7 @@ impl<'a, W: Workload> World<'a, W> {
             tally: self.clients.tally(),
             elections: checker.elections(),
             committed: checker.last_committed().0,
+            gathered: self.watch.gathered,
             changes: self.operator.changes,
             handovers: self.operator.handovers,
             snapshots: checker.snapshots().0,
@@ -418,7 +419,7 @@ impl<'a, W: Workload> World<'a, W> {
             let most = if self.rng.chance(90) { 4 } else { 30 };
             for _ in 0..1 + self.rng.below(most) {
                 let payload = self.workload.proposal(&mut self.rng);
-                process.mail.proposals.push(self.clients.propose(payload));
+                process.gathering.push(self.clients.propose(payload));
             }
         }
         self.see_to(node);
