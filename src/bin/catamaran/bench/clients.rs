@@ -20,6 +20,9 @@ pub(super) trait Target: Sync {
 
     /// A turn of clients that each begin commits for so long, some at once, and wait for all of them.
     fn commit(&self, work: &Work<'_>, measured: &mut Measured) -> Result<(), Failure>;
+
+    /// The processes that the nodes are in.
+    fn pids(&self) -> Vec<u32>;
 }
 
 /// What clients do in a turn.
@@ -76,6 +79,10 @@ impl Target for Nodes {
             gate.wait();
             commit(&mut *client?, work)
         })
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        vec![std::process::id()]
     }
 }
 
@@ -138,6 +145,10 @@ impl Target for Processes {
         Many::connect(self.addr(), work.clients)
             .and_then(|clients| clients.commit(work, measured))
             .map_err(Failure::runtime)
+    }
+
+    fn pids(&self) -> Vec<u32> {
+        self.cluster.pids().map(|(_, pid)| pid).collect()
     }
 }
 

@@ -37,6 +37,12 @@ impl Measured {
         self.entries as f64 / self.time.as_secs_f64()
     }
 
+    /// So many of something for each entry.
+    #[expect(clippy::cast_precision_loss, reason = "counts far below 2^52")]
+    pub(super) fn per_entry(&self, count: u64) -> f64 {
+        count as f64 / self.entries as f64
+    }
+
     #[expect(clippy::cast_precision_loss, reason = "nanoseconds far below 2^52")]
     pub(super) fn micros(&self, quantile: f64) -> f64 {
         self.latency.value_at_quantile(quantile) as f64 / 1e3

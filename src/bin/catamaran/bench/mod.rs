@@ -18,6 +18,7 @@ pub(crate) mod nodes;
 pub(crate) mod raw;
 mod reads;
 mod replicate;
+mod switches;
 mod tasks;
 mod wal;
 

@@ -8,6 +8,7 @@ use super::clients::{Processes, Target, Work};
 use super::measured::{Measured, TURN, in_turns};
 use super::nodes::Nodes;
 use super::raw::Raw;
+use super::switches::{Look, Switches};
 use super::{below, count, seconds};
 use crate::json::Object;
 use crate::serve::with_segments;
@@ -65,17 +66,23 @@ impl Replicate {
             time: TURN,
         };
         target.commit(&work, &mut Measured::new()?)?;
+        let mut switches = Switches::default();
         in_turns(
             self.seconds,
             || raw.device(&mut device, &entry, 1),
-            || target.commit(&work, &mut ours),
+            || {
+                switches.add(turn(&*target, &work, &mut ours)?);
+                Ok(())
+            },
         )?;
-        self.report(&ours, &raw);
+        self.report(&ours, &raw, switches);
         Ok(())
     }
 
-    fn report(&self, ours: &Measured, raw: &Measured) {
+    fn report(&self, ours: &Measured, raw: &Measured, switches: Switches) {
         let ratio = ours.micros(0.5) / raw.micros(0.5);
+        let voluntary = ours.per_entry(switches.voluntary);
+        let involuntary = ours.per_entry(switches.involuntary);
         if self.json {
             let mut object = Object::new();
             object
@@ -83,7 +90,12 @@ impl Replicate {
                 .number("p50_us", format!("{:.1}", ours.micros(0.5)))
                 .number("p99_us", format!("{:.1}", ours.micros(0.99)))
                 .number("raw_fdatasync_p50_us", format!("{:.1}", raw.micros(0.5)))
-                .number("p50_to_raw", format!("{ratio:.3}"));
+                .number("p50_to_raw", format!("{ratio:.3}"))
+                .number("voluntary_switches_per_commit", format!("{voluntary:.3}"))
+                .number(
+                    "involuntary_switches_per_commit",
+                    format!("{involuntary:.3}"),
+                );
             println!("{}", object.finish());
             return;
         }
@@ -100,5 +112,18 @@ impl Replicate {
             raw.micros(0.99)
         );
         println!("p50 / device's p50 {ratio:.3}");
+        println!(
+            "context switches of the nodes' threads: {voluntary:.2} a commit voluntary, {involuntary:.2} not"
+        );
     }
+}
+
+/// One turn, and the context switches of the nodes' threads in it. Clients in this process have threads of their own
+/// for as long as it takes, which are not counted.
+fn turn(target: &dyn Target, work: &Work<'_>, ours: &mut Measured) -> Result<Switches, Failure> {
+    let pids = target.pids();
+    let before = Look::at(&pids).map_err(Failure::runtime)?;
+    target.commit(work, ours)?;
+    let after = Look::at(&pids).map_err(Failure::runtime)?;
+    Ok(after.since(&before))
 }
