@@ -6,6 +6,8 @@
 
 #![allow(clippy::expect_used, reason = "a benchmark fails by panicking")]
 
+#[path = "support/clients.rs"]
+mod clients;
 #[path = "../src/bin/catamaran/bench/nodes.rs"]
 mod nodes;
 #[allow(dead_code, unused_imports, reason = "shared with other benchmarks")]
@@ -13,9 +15,10 @@ mod nodes;
 mod raw;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use catamaran::{ClockBound, Error, Options};
+use clients::share;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use nodes::Nodes;
 use raw::bench_dir;
@@ -34,17 +37,11 @@ fn start(dir: &Path, lease_reads: Option<ClockBound>) -> Nodes {
 
 /// So many reads from so many threads, each waiting for its own.
 fn read_from(clients: u64, reads: u64, read: impl Fn() -> Result<u64, Error> + Sync) -> Duration {
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for _ in 0..clients {
-            scope.spawn(|| {
-                for _ in 0..reads.div_ceil(clients) {
-                    assert_eq!(read().expect("a read"), 1);
-                }
-            });
+    share(clients, reads, |own| {
+        for _ in 0..own {
+            assert_eq!(read().expect("a read"), 1);
         }
-    });
-    start.elapsed()
+    })
 }
 
 fn read_index(criterion: &mut Criterion) {
