@@ -122,6 +122,13 @@ impl Lane {
         }
     }
 
+    /// Has the sender's thread connect anew. If somebody is at the connection, that one will notice.
+    pub(super) fn lose(&self) {
+        if let Some(hold) = self.hold(self.state.lock()) {
+            hold.lose();
+        }
+    }
+
     /// Ends the sender once it has sent what waits.
     pub(super) fn end(&self) {
         self.state.lock().ended = true;

@@ -74,6 +74,12 @@ impl Lanes {
         self.entries.look();
     }
 
+    /// The peer is gone, and has yet to end its connections.
+    pub(super) fn lose(&self) {
+        self.words.lose();
+        self.entries.lose();
+    }
+
     /// Ends both senders once they have sent what waits.
     pub(super) fn end(&self) {
         self.words.end();

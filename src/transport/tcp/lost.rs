@@ -8,7 +8,6 @@
 use std::io::{self, ErrorKind, Read};
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use super::Shared;
@@ -20,26 +19,27 @@ const KNOCK: Duration = Duration::from_millis(100);
 const KNOCKS: usize = 3;
 
 /// Tells the node that `from` is gone if it is: not if it speaks on another connection, nor if this transport ends.
-/// What is sent to it goes over new connections as soon as there are any, if the others have ended too.
+/// What is sent to it goes over new connections as soon as there are any: the others end with it, or have ended too.
 pub(super) fn look_after(shared: &Arc<Shared>, from: NodeId) {
     let speaks = || shared.speaking.lock().keys().any(|(id, _)| *id == from);
     let is_well = || shared.is_closing() || speaks();
     let Some(member) = shared.peers.member(from).filter(|_| !is_well()) else {
         return;
     };
-    let gone = is_gone(&member.addr);
-    if gone && !is_well() {
+    let gone = is_gone(&member.addr) && !is_well();
+    if gone {
         crate::trace::info!(peer = from.0, "connection ended, and nobody listens there");
         let inbox = &shared.context.inbox;
         inbox.lost(from);
         inbox.attend();
     }
-    if gone && !shared.is_closing() {
-        // What it heard on may be closed a moment after what it spoke on.
-        thread::sleep(KNOCK);
-    }
     if let Some(lanes) = shared.peers.lanes(from) {
-        lanes.look();
+        if gone {
+            // What it heard on may be closed a moment after what it spoke on.
+            lanes.lose();
+        } else {
+            lanes.look();
+        }
     }
 }
 

@@ -282,32 +282,31 @@ fn a_peer_that_comes_later_or_returns_is_connected() {
     }
 }
 
-/// What a node answers to a hello.
-fn answer(addr: SocketAddr, hello: &[u8]) -> Result<u64, Refusal> {
+/// What a node says that connects for words.
+fn hello(from: Identity, to: NodeId) -> Vec<u8> {
+    let hello = Hello {
+        from,
+        to,
+        addr: String::new(),
+        lane: LaneKind::Words,
+    };
+    hello.encode()
+}
+
+/// Connects with a hello; gives what is answered.
+fn greet(addr: SocketAddr, hello: &[u8]) -> (TcpStream, Result<u64, Refusal>) {
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream.write_all(hello).unwrap();
     let mut answer = [0; wire::ANSWER_BYTES];
     stream.read_exact(&mut answer).unwrap();
-    wire::decode_answer(&answer)
+    (stream, wire::decode_answer(&answer))
 }
 
 #[test]
 fn strangers_are_refused_by_the_reason_and_logged_once() {
     let (a, b) = pair();
     until_heard(&b, A, &a.inbox);
-    let addr = String::new();
-    let hello = |from: Identity, to: NodeId| {
-        let addr = addr.clone();
-        let lane = LaneKind::Words;
-        Hello {
-            lane,
-            from,
-            to,
-            addr,
-        }
-        .encode()
-    };
     let foreign = Identity {
         cluster: ClusterId(8),
         ..identity(B, 2)
@@ -323,7 +322,7 @@ fn strangers_are_refused_by_the_reason_and_logged_once() {
     ];
     for (hello, refusal) in &cases {
         for _ in 0..3 {
-            assert_eq!(answer(a.addr, hello), Err(*refusal));
+            assert_eq!(greet(a.addr, hello).1, Err(*refusal));
         }
     }
     let logged = a.transport.running.shared.logged.lock();
@@ -351,21 +350,7 @@ fn malformed_bytes_close_their_connection_and_no_other() {
     *damaged.last_mut().unwrap() ^= 1;
     for bytes in [over_limit, damaged, vec![0xff; 64]] {
         // As node 1, whose own connection this one replaces.
-        let mut stream = TcpStream::connect(b.addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream
-            .write_all(
-                &Hello {
-                    lane: LaneKind::Words,
-                    from: identity(A, 1),
-                    to: B,
-                    addr: String::new(),
-                }
-                .encode(),
-            )
-            .unwrap();
-        let mut answer = [0; wire::ANSWER_BYTES];
-        stream.read_exact(&mut answer).unwrap();
+        let (mut stream, _) = greet(b.addr, &hello(identity(A, 1), B));
         stream.write_all(&bytes).unwrap();
         let mut rest = Vec::new();
         // It is closed, in order or by force.
@@ -602,13 +587,8 @@ fn a_new_member_is_sent_to_and_one_that_is_gone_is_not() {
 fn a_member_that_was_removed_may_come_back_with_another_directory() {
     let (a, b) = pair();
     until_heard(&b, A, &a.inbox);
-    let again = Hello {
-        lane: LaneKind::Words,
-        from: identity(B, 3),
-        to: A,
-        addr: String::new(),
-    };
-    assert_eq!(answer(a.addr, &again.encode()), Err(Refusal::Incarnation));
+    let again = hello(identity(B, 3), A);
+    assert_eq!(greet(a.addr, &again).1, Err(Refusal::Incarnation));
     a.transport.set_members(&[]);
-    assert_eq!(answer(a.addr, &again.encode()), Ok(1));
+    assert_eq!(greet(a.addr, &again).1, Ok(1));
 }

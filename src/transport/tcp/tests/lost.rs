@@ -21,17 +21,8 @@ fn until_ended(at: &Peer, ended: &[ThreadId]) {
 
 /// Connects as node 2.
 fn speak(to: SocketAddr) -> TcpStream {
-    let hello = Hello {
-        from: identity(B, 2),
-        to: A,
-        addr: String::new(),
-        lane: LaneKind::Words,
-    };
-    let mut stream = TcpStream::connect(to).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.write_all(&hello.encode()).unwrap();
-    let mut answer = [0; wire::ANSWER_BYTES];
-    stream.read_exact(&mut answer).unwrap();
+    let (stream, answer) = greet(to, &hello(identity(B, 2), A));
+    assert_eq!(answer, Ok(1));
     stream
 }
 
@@ -87,6 +78,23 @@ fn who_closes_its_listener_after_its_connections_is_gone_all_the_same() {
     });
     assert!(super::super::lost::is_gone(&addr));
     dies.join().unwrap();
+}
+
+/// The system closes what a process had open one after the other.
+#[test]
+fn what_a_node_that_is_gone_has_yet_to_close_is_closed_from_here() {
+    let (a, words, entries) = stalled();
+    let lanes = a.transport.running.shared.peers.lanes(B).unwrap();
+    for kind in [LaneKind::Words, LaneKind::Entries] {
+        while lanes.lane(kind).is_down() {
+            thread::yield_now();
+        }
+    }
+    drop(speak(a.addr));
+    assert_eq!(a.lost.recv_timeout(PATIENCE), Ok(B));
+    for mut open in [words, entries] {
+        assert_eq!(open.read(&mut [0]).unwrap(), 0);
+    }
 }
 
 /// A connection to its earlier life would take a word that nobody hears.
