@@ -49,16 +49,7 @@ impl Raft {
         } = append;
         if term < self.term {
             // Tells an old leader of the newer term.
-            let hint = self.log.last_agreeing(range.prev);
-            self.reply(
-                from,
-                AppendOutcome::Rejected {
-                    prev: range.prev.index,
-                    hint,
-                },
-                0,
-            );
-            return;
+            return self.reject(from, range.prev, 0);
         }
         if !self.accept_leader(from) {
             return;
@@ -70,16 +61,7 @@ impl Raft {
             return;
         }
         if !self.log.holds(range.prev) {
-            let hint = self.log.last_agreeing(range.prev);
-            self.reply(
-                from,
-                AppendOutcome::Rejected {
-                    prev: range.prev.index,
-                    hint,
-                },
-                round,
-            );
-            return;
+            return self.reject(from, range.prev, round);
         }
         if let Some(missing) = self.log.first_missing(&runs, range.last.index)
             && !self.take(range, &runs, missing, configs)
@@ -155,6 +137,15 @@ impl Raft {
             source: Source::Message,
         });
         true
+    }
+
+    /// Answers an append behind an entry that is not here, with the last one that could agree.
+    fn reject(&mut self, from: NodeId, prev: LogId, round: u64) {
+        let rejected = AppendOutcome::Rejected {
+            prev: prev.index,
+            hint: self.log.last_agreeing(prev),
+        };
+        self.reply(from, rejected, round);
     }
 
     /// Answers an append. That entries match is said once they are durable.

@@ -170,18 +170,20 @@ fn logs_that_do_not_match_are_told() {
     violates(wrong, Property::LogMatching);
 }
 
-/// Entry 2 of term 2, durable on the first two nodes.
-fn replicated() -> Checker {
+/// Entry 2 of term 2, written by the first two nodes.
+fn written() -> Checker {
     let mut checker = checker();
     for node in 0..2 {
-        write(
-            &mut checker,
-            node,
-            (1, state(2, None)),
-            1,
-            &[entry(2, b"a")],
-        )
-        .unwrap();
+        let entries = [entry(2, b"a")];
+        write(&mut checker, node, (1, state(2, None)), 1, &entries).unwrap();
+    }
+    checker
+}
+
+/// And durable there.
+fn replicated() -> Checker {
+    let mut checker = written();
+    for node in 0..2 {
         checker.durable(node, WriteSeq(1));
     }
     checker
@@ -191,17 +193,7 @@ fn replicated() -> Checker {
 fn a_commit_that_no_quorum_has_durably_is_told() {
     let leads = is(RoleName::Leader, 2);
     replicated().committed(0, id(2, 2), leads).unwrap();
-    let mut checker = checker();
-    for node in 0..2 {
-        write(
-            &mut checker,
-            node,
-            (1, state(2, None)),
-            1,
-            &[entry(2, b"a")],
-        )
-        .unwrap();
-    }
+    let mut checker = written();
     checker.durable(0, WriteSeq(1));
     violates(checker.committed(0, id(2, 2), leads), Property::Quorum);
 }
