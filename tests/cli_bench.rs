@@ -90,7 +90,8 @@ fn a_cluster_is_measured_beside_the_device_in_one_process_and_in_three() {
         "1",
     ];
     let tcp = [&cluster[..], &["--tcp", "--inflight", "8"]].concat();
-    for args in [&cluster[..], &tcp] {
+    let tasks = [&cluster[..], &["--tasks"]].concat();
+    for args in [&cluster[..], &tasks, &tcp] {
         let figures = bench(dir.path(), args);
         assert_measured(&figures, &keys);
         // A machine with nothing else to do may take no processor from anybody.

@@ -10,6 +10,7 @@ use catamaran::{Bytes, Node, Proposal};
 use super::many::Many;
 use super::measured::Measured;
 use super::nodes::{Count, Nodes};
+use super::tasks;
 use crate::Failure;
 use crate::client::{Answer, Connection};
 use crate::cluster::Cluster;
@@ -32,6 +33,16 @@ pub(super) struct Work<'a> {
     /// Commits that each has under way.
     pub(super) inflight: usize,
     pub(super) time: Duration,
+    pub(super) run: Run,
+}
+
+/// What clients in this process are.
+#[derive(Clone, Copy)]
+pub(super) enum Run {
+    /// Threads, which the kernel wakes.
+    Threads,
+    /// Tasks of one thread.
+    Tasks,
 }
 
 /// One client. It is told when the leader is lost: what is measured then is no longer one cluster's work.
@@ -74,6 +85,14 @@ impl Target for Nodes {
     }
 
     fn commit(&self, work: &Work<'_>, measured: &mut Measured) -> Result<(), Failure> {
+        if let Run::Tasks = work.run {
+            let leader = self.leader();
+            // So many that each waits for one.
+            let tasks = work.clients * work.inflight;
+            return tasks::run(tasks, work.time, measured, || {
+                leader.propose(Bytes::from(work.entry))
+            });
+        }
         measured.threads(work.clients, |gate| {
             let client = self.client(work.entry);
             gate.wait();

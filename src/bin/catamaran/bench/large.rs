@@ -7,7 +7,7 @@ use catamaran::Options;
 use clap::Args;
 use clap::builder::RangedU64ValueParser;
 
-use super::clients::{Processes, Target, Work};
+use super::clients::{Processes, Run, Target, Work};
 use super::measured::{Measured, TURN};
 use super::nodes::Nodes;
 use super::{below, count, seconds};
@@ -79,6 +79,7 @@ impl Large {
             entry: &small,
             inflight: 1,
             time: turn,
+            run: Run::Threads,
         };
         let clients = |measured: &mut Measured| target.commit(&work, measured);
         clients(&mut Measured::new()?)?;

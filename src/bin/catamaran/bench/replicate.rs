@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::clients::{Processes, Target, Work};
+use super::clients::{Processes, Run, Target, Work};
 use super::measured::{Measured, TURN, in_turns};
 use super::nodes::Nodes;
 use super::raw::Raw;
@@ -39,6 +39,9 @@ pub(crate) struct Replicate {
     /// Runs each node as a process of its own, and asks over TCP
     #[arg(long)]
     tcp: bool,
+    /// Has the clients be tasks of one thread, which await what they proposed; over TCP one thread serves them anyway
+    #[arg(long, conflicts_with = "tcp")]
+    tasks: bool,
     /// Prints one object
     #[arg(long)]
     json: bool,
@@ -64,6 +67,7 @@ impl Replicate {
             entry: &entry,
             inflight: self.inflight,
             time: TURN,
+            run: if self.tasks { Run::Tasks } else { Run::Threads },
         };
         target.commit(&work, &mut Measured::new()?)?;
         let mut switches = Switches::default();
