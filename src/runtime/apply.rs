@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::snapshot::Schedule;
@@ -11,6 +9,7 @@ use crate::driver::{Replies, next_batch};
 use crate::log::LogReader;
 use crate::snapshot::Whole;
 use crate::state_machine::StateMachine;
+use crate::sync::{Condvar, Mutex};
 use crate::types::{Entry, EntryKind, LogId, LogIndex};
 
 /// A read to be run on the state machine, with the last entry that it has applied, or told why it cannot be.
@@ -23,27 +22,44 @@ const BATCH_BYTES: usize = 4 << 20;
 
 /// What a turn of consensus has for the apply thread. It grows by what holds a permit only, so it is as
 /// bounded as they are; the commit index is one value.
-pub(super) struct ApplyQueue<M: StateMachine> {
-    queued: Mutex<Work<M>>,
+pub(super) struct ApplyQueue<S, R> {
+    queued: Mutex<Work<S, R>>,
     arrived: Condvar,
 }
 
-struct Work<M: StateMachine> {
+struct Work<S, R> {
     committed: LogIndex,
-    slots: Replies<Slot<M::Reply>>,
-    reads: Vec<(LogIndex, ReadJob<M>)>,
+    slots: Replies<Slot<R>>,
+    reads: Vec<(LogIndex, ReadJob<S>)>,
     /// A snapshot that takes the place of the log up to its last entry.
     install: Option<Arc<Whole>>,
+    /// Something has come that the apply thread has not looked at.
+    came: bool,
+    /// The apply thread has nothing to do.
+    waits: bool,
+    /// There is a turn to be taken.
+    nudged: bool,
     stopped: bool,
 }
 
-impl<M: StateMachine> ApplyQueue<M> {
+/// What the apply thread finds to do.
+enum Next {
+    /// To apply up to here, among other things.
+    Apply(LogIndex),
+    Turn,
+    End,
+}
+
+impl<S, R> ApplyQueue<S, R> {
     pub(super) fn new() -> Self {
         let work = Work {
             committed: LogIndex::ZERO,
             slots: Replies::new(),
             reads: Vec::new(),
             install: None,
+            came: false,
+            waits: false,
+            nudged: false,
             stopped: false,
         };
         Self {
@@ -56,7 +72,7 @@ impl<M: StateMachine> ApplyQueue<M> {
     pub(super) fn commit(
         &self,
         committed: LogIndex,
-        slots: impl Iterator<Item = (LogId, Slot<M::Reply>)>,
+        slots: impl Iterator<Item = (LogId, Slot<R>)>,
     ) {
         let mut queued = self.queued.lock();
         if queued.stopped {
@@ -64,25 +80,50 @@ impl<M: StateMachine> ApplyQueue<M> {
         }
         queued.committed = committed;
         queued.slots.extend(slots);
+        queued.came = true;
         drop(queued);
         self.arrived.notify_one();
     }
 
     /// These reads are to be run once entries up to `index` are applied.
-    pub(super) fn read(&self, index: LogIndex, jobs: impl Iterator<Item = ReadJob<M>>) {
+    pub(super) fn read(&self, index: LogIndex, jobs: impl Iterator<Item = ReadJob<S>>) {
         let mut queued = self.queued.lock();
         if queued.stopped {
             return;
         }
         queued.reads.extend(jobs.map(|job| (index, job)));
+        queued.came = true;
         drop(queued);
         self.arrived.notify_one();
     }
 
     /// The state machine is to become what this snapshot says, before entries behind it are applied.
     pub(super) fn install(&self, whole: Arc<Whole>) {
-        self.queued.lock().install = Some(whole);
+        let mut queued = self.queued.lock();
+        queued.install = Some(whole);
+        queued.came = true;
+        drop(queued);
         self.arrived.notify_one();
+    }
+
+    /// Has the apply thread take a turn, if it waits: it does so before whatever comes meanwhile. False if not.
+    pub(super) fn nudge(&self) -> bool {
+        let mut queued = self.queued.lock();
+        if !queued.waits || queued.stopped {
+            return false;
+        }
+        let wake = !queued.nudged;
+        queued.nudged = true;
+        drop(queued);
+        if wake {
+            self.arrived.notify_one();
+        }
+        true
+    }
+
+    /// Whether something came that the apply thread is to do.
+    pub(super) fn has_work(&self) -> bool {
+        self.queued.lock().came
     }
 
     fn is_to_install(&self) -> bool {
@@ -109,7 +150,7 @@ impl<M: StateMachine> ApplyQueue<M> {
 /// The apply thread's own state.
 pub(super) struct Applier<M: StateMachine> {
     pub(super) machine: M,
-    pub(super) queue: Arc<ApplyQueue<M>>,
+    pub(super) queue: Arc<ApplyQueue<M, M::Reply>>,
     pub(super) reader: LogReader,
     pub(super) progress: Arc<Progress>,
     pub(super) applied: LogIndex,
@@ -122,47 +163,62 @@ pub(super) struct Applier<M: StateMachine> {
 }
 
 impl<M: StateMachine> Applier<M> {
-    /// Runs until the queue is stopped, or something fails.
+    /// Runs until the queue is stopped, or something fails. `turn` takes the turn of consensus if there is one to be
+    /// taken.
     ///
     /// # Errors
     /// What stops the node: an entry that cannot be read, or a state machine that breaks its contract.
-    pub(super) fn run(mut self) -> Result<(), String> {
-        while let Some(committed) = self.collect() {
-            self.install()?;
-            // One batch at a time, so that a read need not wait for all that is to be applied.
-            if self.applied < committed {
-                let limits = (BATCH_ENTRIES, BATCH_BYTES);
-                let upto = committed.min(self.snapshots.limit(self.applied));
-                match next_batch(&self.reader, self.applied, upto, limits) {
-                    // The log went meanwhile, and a snapshot takes its place.
-                    Err(_) if self.queue.is_to_install() => {}
-                    batch => {
-                        let batch = batch?;
-                        self.apply(&batch)?;
-                        self.freeze(&batch);
-                    }
+    pub(super) fn run(mut self, turn: impl Fn()) -> Result<(), String> {
+        loop {
+            match self.collect() {
+                Next::End => return Ok(()),
+                Next::Turn => turn(),
+                Next::Apply(committed) => self.catch_up(committed)?,
+            }
+        }
+    }
+
+    fn catch_up(&mut self, committed: LogIndex) -> Result<(), String> {
+        self.install()?;
+        // One batch at a time, so that a read need not wait for all that is to be applied.
+        if self.applied < committed {
+            let limits = (BATCH_ENTRIES, BATCH_BYTES);
+            let upto = committed.min(self.snapshots.limit(self.applied));
+            match next_batch(&self.reader, self.applied, upto, limits) {
+                // The log went meanwhile, and a snapshot takes its place.
+                Err(_) if self.queue.is_to_install() => {}
+                batch => {
+                    let batch = batch?;
+                    self.apply(&batch)?;
+                    self.freeze(&batch);
                 }
             }
-            self.run_reads();
         }
+        self.run_reads();
         Ok(())
     }
 
-    /// Waits for work; gives the commit index, or None when stopped.
-    fn collect(&mut self) -> Option<LogIndex> {
+    /// Waits for something to do. A turn goes first: who has nudged the thread counts on it.
+    fn collect(&mut self) -> Next {
         let mut queued = self.queue.queued.lock();
         loop {
             if queued.stopped {
-                return None;
+                return Next::End;
             }
+            if std::mem::take(&mut queued.nudged) {
+                return Next::Turn;
+            }
+            queued.came = false;
             let installs = queued.install.is_some();
             if installs || queued.committed > self.applied || !queued.reads.is_empty() {
                 self.install = queued.install.take();
                 self.slots.append(&mut queued.slots);
                 self.reads.append(&mut queued.reads);
-                return Some(queued.committed);
+                return Next::Apply(queued.committed);
             }
+            queued.waits = true;
             self.queue.arrived.wait(&mut queued);
+            queued.waits = false;
         }
     }
 
@@ -230,5 +286,21 @@ impl<M: StateMachine> Applier<M> {
         for (_, job) in self.reads.extract_if(.., |(index, _)| *index <= applied) {
             job(Ok((&self.machine, applied)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_apply_thread_that_is_at_work_or_has_ended_is_not_counted_on_for_a_turn() {
+        let queue = ApplyQueue::<(), ()>::new();
+        assert!(!queue.nudge(), "it may be at work for long");
+        queue.queued.lock().waits = true;
+        assert!(queue.nudge());
+        assert!(queue.nudge(), "it is about to take the turn");
+        queue.stop();
+        assert!(!queue.nudge());
     }
 }

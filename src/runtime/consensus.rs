@@ -39,7 +39,7 @@ pub(super) struct Consensus<M: StateMachine> {
     pub(super) log: Log,
     pub(super) mailbox: Arc<Mailbox<M, M::Reply>>,
     pub(super) writer: Arc<LogQueue>,
-    pub(super) apply: Arc<ApplyQueue<M>>,
+    pub(super) apply: Arc<ApplyQueue<M, M::Reply>>,
     pub(super) snapshots: SnapshotStore,
     pub(super) transfers: Sender<Transfer>,
     pub(super) transport: Arc<dyn Transport>,

@@ -11,11 +11,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::apply::ReadJob;
+use super::apply::{ApplyQueue, ReadJob};
 use super::outcome::{Error, Slot};
 use super::writer::LogQueue;
 use crate::config::memory_of;
 use crate::driver::{self, Gathering};
+use crate::raft::message::Body;
 use crate::snapshot::{Ask, Piece, Whole};
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::transport::Incoming;
@@ -102,6 +103,12 @@ impl<S> Mail<S> {
         room
     }
 
+    /// Whether a leader is told how far another has come, by which something may be committed.
+    fn is_answered(&self) -> bool {
+        let first = self.incoming.first();
+        first.is_some_and(|first| matches!(first.message.body, Body::AppendReply { .. }))
+    }
+
     fn is_empty(&self) -> bool {
         self.durable.is_none()
             && self.snapshot.is_none()
@@ -121,6 +128,9 @@ pub(super) struct Mailbox<S, R> {
     due: Condvar,
     /// Whose thread is the better one to wake while it has nothing to sync: it goes on to sync what the turn writes.
     log: Arc<LogQueue>,
+    /// Whose thread is the better one to wake for answers, while it has nothing to do: it goes on to apply what the
+    /// turn commits.
+    apply: Arc<ApplyQueue<S, R>>,
     /// Of messages and pieces that wait; beyond it they are dropped, but one always has room.
     max_incoming_bytes: u64,
 }
@@ -164,7 +174,11 @@ impl<S, R> Queued<S, R> {
 }
 
 impl<S, R> Mailbox<S, R> {
-    pub(super) fn new(max_incoming_bytes: u64, log: Arc<LogQueue>) -> Self {
+    pub(super) fn new(
+        max_incoming_bytes: u64,
+        log: Arc<LogQueue>,
+        apply: Arc<ApplyQueue<S, R>>,
+    ) -> Self {
         let queued = Queued {
             mail: Mail::default(),
             proposals: Gathering::new(),
@@ -177,6 +191,7 @@ impl<S, R> Mailbox<S, R> {
             queued: Mutex::new(queued),
             due: Condvar::new(),
             log,
+            apply,
             max_incoming_bytes,
         }
     }
@@ -267,8 +282,9 @@ impl<S, R> Mailbox<S, R> {
     pub(super) fn rouse(&self) {
         let queued = self.queued.lock();
         let wake = !queued.taken && queued.has_work();
+        let is_answered = queued.mail.is_answered();
         drop(queued);
-        if wake {
+        if wake && !(is_answered && self.apply.nudge()) {
             self.wake();
         }
     }

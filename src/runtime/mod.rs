@@ -11,9 +11,9 @@
 //!            |                |
 //!            | Sync, Release  | Send            a turn is taken by
 //!            v                v                   LOG   between two syncs, or when it has nothing to do
-//!        LOG thread        transport              a thread of the transport that has brought messages
-//!          one fdatasync     reads the entries    RAFT  when a deadline has come, or while LOG syncs
-//!          for all           from the log
+//!        LOG thread        transport              APPLY for answers, when it has nothing to do
+//!          one fdatasync     reads the entries    a thread of the transport that has brought messages
+//!          for all           from the log         RAFT  when a deadline has come, or while those are busy
 //!            | Durable        |
 //!            +---> a turn <---+                a quorum of durable copies commits; on a follower the reply
 //!                     | Commit, slots          leaves from LOG
@@ -34,7 +34,7 @@
 //! | in the mailbox, messages and pieces of snapshots | an eighth; 4,096, and 64 pieces | dropped, they come again |
 //! | in a turn, the mail that it looks at | as much again | it looks at that first |
 //! | in the mailbox, progress of the log | one value | never |
-//! | to LOG, and in its sync: what is written and not durable | a quarter; 4,096 writes and promises | the turn waits for the disk; LOG in its own turn goes over it by what that turn writes |
+//! | to LOG, and in its sync: what is written and not durable | a quarter; 4,096 writes and promises | the turn waits for the disk, and with it the thread that has it, be it APPLY; LOG in its own turn goes over it by what that turn writes |
 //! | to SNAPSHOT | one frozen state; 16 offers and pieces | the next is due later; dropped, they come again |
 //! | in APPLY, a batch | 4 MiB, at least one entry | the rest is read after it |
 //! | to a peer: messages, whose entries stay in the log until they are sent | the transport's | dropped, Raft retries |
@@ -112,7 +112,7 @@ pub(crate) struct Parts<M> {
 pub(crate) struct Runtime<M: StateMachine> {
     mailbox: Arc<Mailbox<M, M::Reply>>,
     turns: Arc<Turns<M>>,
-    apply: Arc<ApplyQueue<M>>,
+    apply: Arc<ApplyQueue<M, M::Reply>>,
     progress: Arc<Progress>,
     /// What proposals and reads take until they are answered.
     budget: Arc<Budget>,
@@ -167,7 +167,12 @@ impl<M: StateMachine> Runtime<M> {
         let members = Members::new(configs, &contacts);
         let membership = members.current().cloned().unwrap_or_default();
         let queue = Arc::new(LogQueue::new(config.backlog_bytes()));
-        let mailbox = Arc::new(Mailbox::new(config.incoming_bytes(), Arc::clone(&queue)));
+        let apply = Arc::new(ApplyQueue::new());
+        let mailbox = Arc::new(Mailbox::new(
+            config.incoming_bytes(),
+            Arc::clone(&queue),
+            Arc::clone(&apply),
+        ));
         let boot = Boot {
             id: identity.node,
             configs: rosters,
@@ -187,7 +192,6 @@ impl<M: StateMachine> Runtime<M> {
         progress.committed(applied);
         progress.applied(applied);
         let (schedule, frozen) = Schedule::new(&config, &snapshots);
-        let apply = Arc::new(ApplyQueue::new());
         let turns = Arc::new(Turns::new(
             Arc::clone(&mailbox),
             Arc::clone(&queue),
@@ -287,12 +291,13 @@ impl<M: StateMachine> Runtime<M> {
         })?;
         consensus.begin();
         let raft = turns.begin(consensus);
+        let by_apply = Arc::clone(&turns);
         runtime.spawn("log", move || {
             writer
                 .run(|durable| turns.take_by_log(durable))
                 .map_err(|error| error.to_string())
         })?;
-        runtime.spawn("apply", move || applier.run())?;
+        runtime.spawn("apply", move || applier.run(|| by_apply.take_by_apply()))?;
         runtime.spawn("raft", move || raft.run())?;
         Ok(runtime)
     }

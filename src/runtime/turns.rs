@@ -1,6 +1,10 @@
 //! Who takes the turns of consensus: whichever of the node's own threads has the news, so that nobody need be woken to
-//! hear it. The raft thread when a deadline has come, or when nobody else is there; the log thread between two
-//! syncs; a transport's thread that has brought messages. One at a time: the [`Mailbox`] says whose turn it is.
+//! hear it. The log thread between two syncs; the apply thread when it has nothing to do and others have answered,
+//! since it goes on to apply what that commits; a transport's thread that has brought messages; the raft thread when a
+//! deadline has come, or when nobody else is there. One at a time: the [`Mailbox`] says whose turn it is.
+//!
+//! A turn waits for the log thread alone, and that for nobody, so it does not matter to the others who has it. An apply
+//! thread that is at work is never counted on: a state machine may take as long as it likes.
 //!
 //! A client's thread never takes one: consensus must not wait for a thread that the embedder may have slowed down.
 
@@ -29,7 +33,7 @@ pub(super) trait Turn: Send {
 pub(super) struct Turns<M: StateMachine, T = Consensus<M>> {
     mailbox: Arc<Mailbox<M, M::Reply>>,
     log: Arc<LogQueue>,
-    apply: Arc<ApplyQueue<M>>,
+    apply: Arc<ApplyQueue<M, M::Reply>>,
     progress: Arc<Progress>,
     /// None before the node has started, and once it has stopped.
     consensus: Mutex<Option<T>>,
@@ -39,7 +43,7 @@ impl<M: StateMachine, T: Turn> Turns<M, T> {
     pub(super) fn new(
         mailbox: Arc<Mailbox<M, M::Reply>>,
         log: Arc<LogQueue>,
-        apply: Arc<ApplyQueue<M>>,
+        apply: Arc<ApplyQueue<M, M::Reply>>,
         progress: Arc<Progress>,
     ) -> Self {
         Self {
@@ -75,6 +79,13 @@ impl<M: StateMachine, T: Turn> Turns<M, T> {
         if self.mailbox.begin() {
             self.log
                 .in_turn(|| self.take_or_stop(|| !self.log.has_jobs()));
+        }
+    }
+
+    /// The apply thread, when it has nothing to do; it goes back to its work as soon as there is some.
+    pub(super) fn take_by_apply(&self) {
+        if self.mailbox.begin() {
+            self.take_or_stop(|| !self.apply.has_work());
         }
     }
 
@@ -157,7 +168,7 @@ impl<M: StateMachine, T: Turn + 'static> Inbox for Turns<M, T> {
 /// Ends the whole node when one of its threads ends, or a turn of consensus, for whatever reason.
 pub(super) struct EndGuard<M: StateMachine> {
     mailbox: Arc<Mailbox<M, M::Reply>>,
-    apply: Arc<ApplyQueue<M>>,
+    apply: Arc<ApplyQueue<M, M::Reply>>,
     progress: Arc<Progress>,
     pub(super) reason: Option<String>,
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::raft::message::{Body, Message};
+use crate::raft::message::Message;
 use crate::runtime::outcome::{Budget, Proposal, promise};
 use crate::types::{Bytes, Entry, EntryKind, LogIndex, Term};
 use parking_lot::const_mutex;
@@ -34,7 +34,11 @@ fn collected(mailbox: &Numbers) -> usize {
 }
 
 fn mailbox() -> Numbers {
-    Numbers::new(MOST, Arc::new(LogQueue::new(MOST)))
+    Numbers::new(
+        MOST,
+        Arc::new(LogQueue::new(MOST)),
+        Arc::new(ApplyQueue::new()),
+    )
 }
 
 /// Takes proposals; tells how many.

@@ -7,23 +7,42 @@ use std::time::{Duration, Instant};
 use shuttle::thread;
 
 use super::super::*;
+use crate::config::{Config, Options};
+use crate::driver::Replies;
+use crate::log::{Log, NewEntry};
 use crate::raft::event::{RoleName, Status};
-use crate::raft::message::{Body, Message};
+use crate::raft::message::{AppendOutcome, Body, Message};
 use crate::runtime::Alone;
+use crate::runtime::apply::Applier;
 use crate::runtime::mailbox::{Mail, Proposed};
-use crate::runtime::outcome::{Budget, Slot, promise};
+use crate::runtime::outcome::{Budget, Proposal, Slot, promise};
+use crate::runtime::snapshot::Schedule;
 use crate::runtime::writer::{LogJob, Writer};
 use crate::sim::SimDisk;
+use crate::snapshot::SnapshotStore;
 use crate::sync::{Condvar, explore, now};
-use crate::types::{Entry, Membership, Staged, Term};
-use crate::wal::{Preparer, Wal, WalOptions};
+use crate::types::{
+    ClusterId, Entry, EntryKind, HardState, LogId, LogIndex, Membership, Staged, Term,
+};
+use crate::wal::{Preparer, WalOptions};
 
-struct Nothing;
+/// Messages from each of those who bring some.
+const MESSAGES: usize = 2;
+const BRINGERS: usize = 3;
+/// Proposals of each client.
+const PROPOSALS: usize = 2;
+/// What is proposed by a client that waits for the end of it, and by one that does not.
+const AWAITED: &[u8] = b"awaited";
+const UNAWAITED: &[u8] = b"unawaited";
 
-impl StateMachine for Nothing {
+/// Counts what it applies.
+struct Counts(Arc<Done>);
+
+impl StateMachine for Counts {
     type Reply = ();
 
     fn apply(&mut self, entries: &[Entry]) -> Vec<()> {
+        self.0.add(entries.len());
         vec![(); entries.len()]
     }
 }
@@ -49,126 +68,234 @@ impl Done {
     }
 }
 
-/// Writes what is proposed, and answers when it is durable.
+/// Written, and not committed. Nobody waits for one without a slot.
+type UnderWay = (Staged, LogId, Option<Slot<()>>);
+
+fn is_durable(staged: Staged, durable: Option<Durable>) -> bool {
+    durable.is_some_and(|durable| staged.seq() <= durable.seq())
+}
+
+/// Writes what is proposed, and commits it once it is durable and a message has come after that, or all have.
 struct Writes {
-    mailbox: Arc<Mailbox<Nothing, ()>>,
-    log: Arc<LogQueue>,
-    wal: Wal,
-    mail: Mail<Nothing>,
-    under_way: Vec<(Staged, Slot<()>)>,
+    mailbox: Arc<Mailbox<Counts, ()>>,
+    queue: Arc<LogQueue>,
+    apply: Arc<ApplyQueue<Counts, ()>>,
+    log: Log,
+    mail: Mail<Counts>,
+    under_way: Vec<UnderWay>,
+    durable: Option<Durable>,
+    heard: usize,
     later: Instant,
     done: Arc<Done>,
+}
+
+impl Writes {
+    /// Whether the log is at a write.
+    fn gathers(&self) -> bool {
+        let last = self.under_way.last();
+        last.is_some_and(|(staged, ..)| !is_durable(*staged, self.durable))
+    }
+
+    fn commit(&mut self) {
+        let durable = self.durable;
+        let is_durable = |(staged, ..): &mut UnderWay| is_durable(*staged, durable);
+        let committed: Vec<_> = self.under_way.extract_if(.., is_durable).collect();
+        if let Some((_, last, _)) = committed.last() {
+            let upto = last.index;
+            let slots = committed
+                .into_iter()
+                .filter_map(|(_, id, slot)| Some((id, slot?)));
+            self.apply.commit(upto, slots);
+        }
+    }
+
+    fn write(&mut self, payload: &[u8], slot: Slot<()>) -> Result<(), String> {
+        self.queue.make_room(1).map_err(|_| "no log")?;
+        let entry = NewEntry {
+            term: Term(1),
+            kind: EntryKind::Normal,
+            payload,
+        };
+        let staged = self.log.stage(HardState::default(), None, &[entry]);
+        let staged = staged.map_err(|error| error.to_string())?;
+        let id = LogId::new(Term(1), self.log.reader().last());
+        let slot = (payload != UNAWAITED).then_some(slot);
+        self.under_way.push((staged, id, slot));
+        let sent = self.queue.send(LogJob::Sync(staged, 1));
+        sent.map_err(|_| "no log".to_owned())
+    }
 }
 
 impl Turn for Writes {
     fn turn(&mut self) -> Result<Left, String> {
         self.mailbox.collect(&mut self.mail);
         let heard = self.mail.incoming.drain(..).count();
-        let mut ended = 0;
-        if let Some(durable) = self.mail.durable.take() {
-            let is_durable = |(staged, _): &mut (Staged, _)| staged.seq() <= durable.seq();
-            for (_, slot) in self.under_way.extract_if(.., is_durable) {
-                slot.complete(Ok(()));
-                ended += 1;
-            }
+        self.heard += heard;
+        self.done.add(heard);
+        self.durable = self.durable.max(self.mail.durable.take());
+        if heard > 0 || self.heard == MESSAGES * BRINGERS {
+            self.commit();
         }
-        self.done.add(heard + ended);
         let mut proposed = Vec::new();
-        let gathers = !self.under_way.is_empty();
         // One at a time, so that some are left.
-        self.mailbox.proposals(gathers, 1, &mut proposed);
+        self.mailbox.proposals(self.gathers(), 1, &mut proposed);
         for Proposed { payload, slot } in proposed {
-            self.log.make_room(1).map_err(|_| "no log")?;
-            let staged = self.wal.append(&[&payload]).map_err(|e| e.to_string())?;
-            self.under_way.push((staged, slot));
-            self.log
-                .send(LogJob::Sync(staged, 1))
-                .map_err(|_| "no log")?;
+            self.write(&payload, slot)?;
         }
-        let gathers = !self.under_way.is_empty();
-        Ok(self.mailbox.leave(self.later, gathers))
+        Ok(self.mailbox.leave(self.later, self.gathers()))
     }
 }
 
-fn message() -> Incoming {
+/// An answer, or not.
+fn message(body: Body) -> Incoming {
     Incoming {
         from: NodeId(2),
         message: Message {
             term: Term(1),
-            body: Body::VoteReply { granted: true },
+            body,
         },
         entries: Vec::new(),
     }
 }
 
-fn scenario() {
+fn answer() -> Incoming {
+    let upto = LogIndex(1);
+    message(Body::AppendReply {
+        outcome: AppendOutcome::Matched { upto },
+        round: 0,
+    })
+}
+
+fn word() -> Incoming {
+    message(Body::VoteReply { granted: true })
+}
+
+/// A node's own parts, with [`Writes`] for consensus.
+struct Parts {
+    turns: Arc<Turns<Counts, Writes>>,
+    raft: RaftThread<Counts, Writes>,
+    writer: Writer,
+    applier: Applier<Counts>,
+}
+
+fn parts(
+    mailbox: &Arc<Mailbox<Counts, ()>>,
+    queue: Arc<LogQueue>,
+    apply: Arc<ApplyQueue<Counts, ()>>,
+    done: &Arc<Done>,
+) -> Parts {
     let options = WalOptions::new("/wal").segment_bytes(64 << 10);
     let options = options.disk(Arc::new(SimDisk::new(1)));
-    let wal = options.preparer(Preparer::Inline).open().unwrap().0;
-    let log = Arc::new(LogQueue::new(2));
-    let mailbox = Arc::new(Mailbox::new(1 << 20, Arc::clone(&log)));
+    let log = Log::open(options.preparer(Preparer::Inline)).unwrap().0;
+    let (reader, wal) = (log.reader(), log.wal().clone());
     let status = Status {
         role: RoleName::Leader,
         term: Term(1),
         leader: None,
     };
-    let progress = Progress::new(status, Membership::default());
+    let progress = Arc::new(Progress::new(status, Membership::default()));
     let turns = Arc::new(Turns::new(
-        Arc::clone(&mailbox),
-        Arc::clone(&log),
-        Arc::new(ApplyQueue::new()),
-        Arc::new(progress),
+        Arc::clone(mailbox),
+        Arc::clone(&queue),
+        Arc::clone(&apply),
+        Arc::clone(&progress),
     ));
-    let done = Arc::new(Done::default());
     let raft = turns.begin(Writes {
-        mailbox: Arc::clone(&mailbox),
-        log: Arc::clone(&log),
-        wal: wal.clone(),
+        mailbox: Arc::clone(mailbox),
+        queue: Arc::clone(&queue),
+        apply: Arc::clone(&apply),
+        log,
         mail: Mail::default(),
         under_way: Vec::new(),
+        durable: None,
+        heard: 0,
         later: now() + Duration::from_secs(1_000_000),
-        done: Arc::clone(&done),
+        done: Arc::clone(done),
     });
-    let budget = Arc::new(Budget::new(100));
     let writer = Writer {
-        queue: log,
+        queue,
         wal,
         transport: Arc::new(Alone),
-        budget: Arc::clone(&budget),
+        budget: Arc::new(Budget::new(100)),
     };
-    let by_log = Arc::clone(&turns);
-    let mut threads = vec![
+    let disk = Arc::new(SimDisk::new(1));
+    let store = SnapshotStore::open(disk, "/snapshots", ClusterId(1)).unwrap();
+    let config = Config::try_from(Options::default()).unwrap();
+    let applier = Applier {
+        machine: Counts(Arc::clone(done)),
+        queue: apply,
+        reader,
+        progress,
+        applied: LogIndex::ZERO,
+        snapshots: Schedule::new(&config, &store.0).0,
+        install: None,
+        slots: Replies::new(),
+        reads: Vec::new(),
+    };
+    Parts {
+        turns,
+        raft,
+        writer,
+        applier,
+    }
+}
+
+fn scenario() {
+    let (queue, apply) = (Arc::new(LogQueue::new(2)), Arc::new(ApplyQueue::new()));
+    let mailbox = Mailbox::new(1 << 20, Arc::clone(&queue), Arc::clone(&apply));
+    let (mailbox, done) = (Arc::new(mailbox), Arc::new(Done::default()));
+    let Parts {
+        turns,
+        raft,
+        writer,
+        applier,
+    } = parts(&mailbox, queue, Arc::clone(&apply), &done);
+    let budget = Arc::clone(&writer.budget);
+    let (by_log, by_apply) = (Arc::clone(&turns), Arc::clone(&turns));
+    let threads = [
         thread::spawn(move || raft.run().unwrap()),
         thread::spawn(move || writer.run(|durable| by_log.take_by_log(durable)).unwrap()),
+        thread::spawn(move || applier.run(|| by_apply.take_by_apply()).unwrap()),
     ];
-    let clients = (0..2).map(|_| {
+    let clients = [AWAITED, UNAWAITED].map(|payload| {
         let (mailbox, budget) = (Arc::clone(&mailbox), Arc::clone(&budget));
-        thread::spawn(move || {
-            for _ in 0..2 {
+        thread::spawn(move || -> Vec<Proposal<()>> {
+            let propose = |_| {
                 let (slot, proposal) = promise(budget.take(1).unwrap());
-                let payload = Vec::from("x").into();
+                let payload = Vec::from(payload).into();
                 mailbox.propose(Proposed { payload, slot }).unwrap();
-                drop(proposal);
-            }
+                proposal
+            };
+            (0..PROPOSALS).map(propose).collect()
         })
     });
-    threads.extend(clients);
-    let bring = |last: fn(&Turns<Nothing, Writes>)| {
+    let bring = |message: fn() -> Incoming, last: fn(&Turns<Counts, Writes>)| {
         let turns = Arc::clone(&turns);
         thread::spawn(move || {
-            for _ in 0..2 {
+            for _ in 0..MESSAGES {
                 turns.deliver(message());
                 last(&turns);
             }
         })
     };
-    threads.extend([bring(|turns| turns.attend()), bring(|turns| turns.rouse())]);
-    done.wait(2 * 2 + 2 * 2);
+    let bringers = [
+        bring(word, |turns| turns.attend()),
+        bring(word, |turns| turns.rouse()),
+        bring(answer, |turns| turns.rouse()),
+    ];
+    let all = clients.len() * PROPOSALS + bringers.len() * MESSAGES;
+    done.wait(all);
     mailbox.stop("all is done");
-    for thread in threads {
+    apply.stop();
+    for thread in bringers.into_iter().chain(threads) {
         thread.join().unwrap();
     }
-    assert_eq!(*done.count.lock(), 8, "nothing is done twice");
+    let [awaited, unawaited] = clients.map(|thread| thread.join().unwrap());
+    for mut proposal in awaited {
+        assert_eq!(proposal.wait_for(Duration::ZERO), Some(Ok(())));
+    }
+    drop(unawaited);
+    assert_eq!(*done.count.lock(), all, "nothing is done twice");
 }
 
 #[test]
