@@ -115,6 +115,7 @@ const DEPENDENCIES: &[(&str, bool)] = &[
     ("crossbeam-channel", false),
     ("hdrhistogram", true),
     ("indicatif", true),
+    ("libc", false),
     ("memmap2", false),
     ("mio", true),
     ("parking_lot", false),

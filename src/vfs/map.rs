@@ -1,10 +1,30 @@
-//! Read-only memory maps of files: the only file with `unsafe` in it.
+//! What std lacks: read-only memory maps of files, and room reserved on a disk. The only file with `unsafe` in it.
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::types::Backing;
+
+/// See [`DiskFile::reserve`](super::DiskFile::reserve).
+#[expect(unsafe_code, reason = "a call to the system that std does not make")]
+pub(super) fn reserve(file: &File, len: u64) -> io::Result<()> {
+    let len = len.try_into().map_err(io::Error::other)?;
+    loop {
+        // SAFETY: the descriptor is open while `file` is borrowed, and the call takes no pointer. It changes no
+        // byte that is there, so that slices of a map show what they showed.
+        if unsafe { libc::fallocate(file.as_raw_fd(), 0, 0, len) } == 0 {
+            return Ok(());
+        }
+        let error = io::Error::last_os_error();
+        match error.raw_os_error() {
+            Some(libc::EINTR) => {}
+            Some(libc::EOPNOTSUPP | libc::ENOSYS) => return Err(io::ErrorKind::Unsupported.into()),
+            _ => return Err(error),
+        }
+    }
+}
 
 /// A map of a whole file, of which only the frozen front is ever seen.
 pub(super) struct FrozenMap {

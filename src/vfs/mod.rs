@@ -110,6 +110,16 @@ pub trait DiskFile: Send + Sync {
     /// been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
 
+    /// Makes a file that is shorter `len` bytes long, with room on the disk for all of them. What was not written
+    /// is zero. A disk need not be able to.
+    ///
+    /// # Errors
+    /// `Unsupported` if it is not; `StorageFull` and what else the system says.
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let _ = len;
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Makes the bytes, and a changed length, durable. After an error nothing is known of any byte
     /// written since the last success, and a second try proves nothing.
     ///

@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
 
-use super::map::FrozenMap;
+use super::map::{self, FrozenMap};
 use super::{Access, Disk, DiskFile, LockGuard};
 use crate::types::Bytes;
 
@@ -170,6 +170,10 @@ impl DiskFile for StdFile {
         self.file.write_all_at(bytes, offset)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        map::reserve(&self.file, len)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -233,6 +237,25 @@ mod tests {
             io::ErrorKind::InvalidInput
         );
         file.write_at(32, b"x").unwrap();
+    }
+
+    #[test]
+    fn what_is_reserved_behind_what_was_written_is_zero_and_takes_room() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        let file = StdDisk.create(&path).unwrap();
+        file.write_at(0, &[7; 4096]).unwrap();
+        match file.reserve(1 << 20) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return,
+            other => other.unwrap(),
+        }
+        let metadata = fs::metadata(&path).unwrap();
+        assert_eq!(metadata.len(), 1 << 20);
+        assert!(metadata.blocks() * 512 >= 1 << 20);
+        let bytes = fs::read(&path).unwrap();
+        assert!(bytes[..4096].iter().all(|byte| *byte == 7));
+        assert!(bytes[4096..].iter().all(|byte| *byte == 0));
     }
 
     #[test]

@@ -178,7 +178,9 @@ impl Wal {
             && let Some(segment) = handle.core.lock().next_segment()
         {
             // Here a full disk shows before anything depends on the log.
-            let _ = segment.file.set(handle.stock.obtain(segment.sequence)?);
+            let _ = segment
+                .file
+                .set(handle.stock.obtain_first(segment.sequence)?);
         }
         handle.stock.tend(active, dead);
         // What was found may be without a fence.

@@ -4,6 +4,9 @@
 //! left to allocate when the log writes to it, so that an `fdatasync` never waits for a journal. It gets its
 //! name only when all of it is durable.
 //!
+//! Where entries come faster than zeros, a sync would wait for the zeros of a whole segment. Once one waits, the
+//! rest of the segment is only reserved: a sync may wait for the journal there, and a write has room all the same.
+//!
 //! ```text
 //!  nothing --zeros--> N.wal.tmp --header, fsync--> N.wal.tmp --rename, fsync dir--> N.wal
 //!  dead.wal --rename, fsync dir--^
@@ -12,6 +15,7 @@
 //! file under it. What was in it stays behind the new header: frames of another segment's id, which are no
 //! frames here.
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -28,7 +32,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// wait longer, less makes more of them wait.
 const SYNC_BYTES: u64 = 8 << 20;
 
-/// Makes segment `sequence` of zeros.
+/// Makes segment `sequence` of zeros, as far as nobody `waits` for it.
 ///
 /// # Errors
 /// As [`failure`], and [`WalError::Io`] if the file could not be created: nothing was asked of the disk then,
@@ -37,6 +41,7 @@ pub(super) fn fill(
     disk: &dyn Disk,
     plan: &Plan,
     sequence: u64,
+    waits: impl Fn() -> bool,
 ) -> Result<Arc<dyn DiskFile>, WalError> {
     let segment = plan.segment(sequence);
     let temporary = segment.path.with_extension("wal.tmp");
@@ -48,7 +53,7 @@ pub(super) fn fill(
             WalError::Io(fault)
         }
     })?;
-    let made = fill_file(&*file, &segment, &temporary)
+    let made = fill_file(&*file, &segment, &temporary, waits)
         .and_then(|()| name(disk, plan, &segment, &temporary, file));
     made.map_err(|fault| {
         // What was written only takes room; the next open removes it if this fails.
@@ -57,10 +62,22 @@ pub(super) fn fill(
     })
 }
 
-fn fill_file(file: &dyn DiskFile, segment: &Segment, temporary: &Path) -> Result<(), Fault> {
+fn fill_file(
+    file: &dyn DiskFile,
+    segment: &Segment,
+    temporary: &Path,
+    waits: impl Fn() -> bool,
+) -> Result<(), Fault> {
+    let mut may_reserve = true;
     let zeros = vec![0; CHUNK_BYTES.min(usize::try_from(segment.size).unwrap_or(CHUNK_BYTES))];
     let mut offset = 0;
     while offset < segment.size {
+        if may_reserve && waits() {
+            match file.reserve(segment.size) {
+                Err(error) if error.kind() == ErrorKind::Unsupported => may_reserve = false,
+                reserved => return reserved.map_err(Fault::at("reserve", temporary)),
+            }
+        }
         let left = usize::try_from(segment.size - offset).unwrap_or(usize::MAX);
         let chunk = &zeros[..zeros.len().min(left)];
         file.write_at(offset, chunk)
@@ -142,9 +159,7 @@ pub(super) fn failure(fault: Fault) -> WalError {
 fn is_no_space(fault: &Fault) -> bool {
     matches!(
         fault.source.kind(),
-        std::io::ErrorKind::StorageFull
-            | std::io::ErrorKind::QuotaExceeded
-            | std::io::ErrorKind::FileTooLarge
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge
     )
 }
 
@@ -154,7 +169,7 @@ fn is_no_space(fault: &Fault) -> bool {
 /// What the disk says.
 pub(super) fn remove(disk: &dyn Disk, dir: &Path, path: &Path) -> Result<(), Fault> {
     match disk.remove(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
         other => other.map_err(Fault::at("remove", path))?,
     }
     disk.sync_dir(dir).map_err(Fault::at("sync", dir))

@@ -125,6 +125,8 @@ struct State {
     next: u64,
     /// Segments up to this are wanted.
     wanted: u64,
+    /// A sync waits for the one to be made next.
+    awaited: bool,
     /// Why the last preparation failed. Cleared when somebody asks again, but for [`WalError::Failed`], which
     /// stays: nothing more is asked of the disk then.
     failure: Option<WalError>,
@@ -211,9 +213,25 @@ impl Stock {
         self.changed.notify_all();
     }
 
-    /// The file of segment `sequence`, made now if it was not made ahead.
+    /// The file of segment `sequence` for a sync, which waits no longer than it must if that was not made ahead.
     pub(super) fn obtain(&self, sequence: u64) -> Result<Arc<dyn DiskFile>, WalError> {
         let mut state = self.state.lock();
+        state.awaited = true;
+        let file = self.wait_for(&mut state, sequence);
+        state.awaited = false;
+        file
+    }
+
+    /// The file of a new log's first segment, made with the care of one that is made ahead.
+    pub(super) fn obtain_first(&self, sequence: u64) -> Result<Arc<dyn DiskFile>, WalError> {
+        self.wait_for(&mut self.state.lock(), sequence)
+    }
+
+    fn wait_for(
+        &self,
+        state: &mut MutexGuard<'_, State>,
+        sequence: u64,
+    ) -> Result<Arc<dyn DiskFile>, WalError> {
         state.forgive();
         state.wanted = state.wanted.max(sequence);
         loop {
@@ -229,10 +247,10 @@ impl Stock {
                 return Err(WalError::Closed);
             }
             if self.is_alone() {
-                self.work(&mut state);
+                self.work(state);
             } else {
                 self.changed.notify_all();
-                self.changed.wait(&mut state);
+                self.changed.wait(state);
             }
         }
     }
@@ -356,7 +374,10 @@ impl Stock {
 
     fn fill(&self, state: &mut MutexGuard<'_, State>) {
         let sequence = state.next;
-        let made = MutexGuard::unlocked(state, || prepare::fill(&*self.disk, &self.plan, sequence));
+        let awaited = || self.state.lock().awaited;
+        let made = MutexGuard::unlocked(state, || {
+            prepare::fill(&*self.disk, &self.plan, sequence, awaited)
+        });
         match made {
             Ok(file) => self.stand_ready(state, sequence, file),
             Err(failure) => state.fail(failure),

@@ -89,6 +89,12 @@ impl DiskFile for SimFile {
         world.leave(entered)
     }
 
+    fn reserve(&self, len: u64) -> io::Result<()> {
+        let size = self.size()?;
+        let more = usize::try_from(len.saturating_sub(size)).map_err(io::Error::other)?;
+        self.write_at(size, &vec![0; more])
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut world = self.disk.world.lock();
         let entered = world.enter(Op::Sync, Target::Inode(self.inode))?;
