@@ -1,6 +1,7 @@
 //! The leader (Raft paper, sections 5.3 and 5.4; CheckQuorum: thesis, section 6.2; members: 4).
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::event::{NewEntries, RoleName, Source};
 use super::lease::Lease;
@@ -18,13 +19,26 @@ pub(super) struct Leader {
     heartbeat_at: Time,
     /// When to look whether a quorum was heard since the last look, and whether the own disk got on.
     quorum_at: Time,
-    /// The write that the own disk was at when that was looked at last.
-    writing: Option<WriteSeq>,
+    /// What the own disk was at when that was looked at last.
+    writing: Option<Writing>,
     pub(super) transfer: Option<Transfer>,
     /// Counts rounds of heartbeats.
     pub(super) round: u64,
     pub(super) reads: Rounds,
     pub(super) lease: Lease,
+}
+
+/// What a leader's own disk is at.
+#[derive(Clone, Copy, Debug)]
+struct Writing {
+    write: WriteSeq,
+    /// When a disk that is only slow has done it.
+    until: Time,
+}
+
+/// The time that a disk which works takes for so many bytes: one that writes less than 16 MB a second hangs.
+const fn time_to_write(bytes: u64) -> Duration {
+    Duration::from_micros(bytes / 16)
 }
 
 impl Leader {
@@ -239,16 +253,24 @@ impl Raft {
         }
     }
 
-    /// Hands leadership over if the own disk hangs: it was at a write at the last look, and has made nothing durable
-    /// since. The cluster would go on without this copy, but no faster than its clients' patience, since what they
+    /// Hands leadership over if the own disk hangs: it was at a write at a look before, and has made nothing durable
+    /// since, though a slow one would have. The cluster would go on without this copy, but no faster than its clients' patience, since what they
     /// propose meanwhile waits for that disk.
     fn look_at_disk(&mut self) {
-        let (persisted, written) = (self.persisted, self.written);
+        let (now, persisted, written) = (self.now, self.persisted, self.written);
+        let (durable, last) = (self.log.durable(), self.log.last().index);
+        let bytes = self.log.sizes().between(durable, last);
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        let hangs = leader.writing.is_some_and(|write| persisted < write);
-        leader.writing = (persisted < written).then(|| persisted.next());
+        let same = leader.writing.filter(|at| persisted < at.write);
+        let hangs = same.is_some_and(|at| now >= at.until);
+        leader.writing = same.or_else(|| {
+            (persisted < written).then(|| Writing {
+                write: persisted.next(),
+                until: now.after(time_to_write(bytes)),
+            })
+        });
         // If nobody can take over, it leads on.
         if hangs && let Ok(to) = self.successor(None) {
             self.begin_transfer(to);

@@ -283,3 +283,21 @@ fn a_leader_whose_disk_is_slow_leads_on() {
         step_at(&mut raft, end, Event::Persisted(durable));
     }
 }
+
+/// A large write takes a disk that works longer than an election timeout.
+#[test]
+fn a_leader_whose_disk_is_at_a_large_write_leads_on_as_long_as_a_slow_disk_takes() {
+    let timeout = config().election_timeout;
+    let idle = Time::default().after(timeout * 20);
+    let mut raft = settled();
+    answered_until(&mut raft, idle);
+    let prev = raft.pointers().last.index;
+    step_at(&mut raft, idle, Event::Propose { count: 1 });
+    // At 16 MB a second ten timeouts.
+    let bytes = 16 * timeout.as_micros() as u64 * 10;
+    raft.weigh(prev, raft.pointers().last.index, bytes);
+    let told = answered_until(&mut raft, idle.after(timeout * 10));
+    assert_eq!(sends(&told), []);
+    let told = answered_until(&mut raft, idle.after(timeout * 12));
+    assert_eq!(sends(&told)[0], now(B, 1, Body::TimeoutNow));
+}
