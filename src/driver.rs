@@ -27,8 +27,8 @@ use crate::raft::event::{NewEntries, Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
 use crate::snapshot::{Configuration, Meta, Whole};
 use crate::types::{
-    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Member, Membership, Roster, Staged,
-    TermRun, WriteSeq,
+    Bytes, Entry, EntryKind, EntryRange, LogId, LogIndex, Member, Membership, Payload, Roster,
+    Staged, TermRun, WriteSeq,
 };
 
 /// What a step's event carries that consensus does not see.
@@ -83,17 +83,17 @@ pub(crate) fn new_entries<'a>(
     };
     let term = new.range.last.term;
     let count = usize::try_from(new.range.len()).unwrap_or(usize::MAX);
-    let entry = |kind, payload| NewEntry {
+    let entry = |kind, payload: Payload<'a>| NewEntry {
         term,
         kind,
         payload,
     };
     let entries: Vec<NewEntry<'a>> = match (new.source, carried) {
-        (Source::Empty(kind), _) => vec![entry(kind, &[])],
-        (Source::Config, _) => vec![entry(EntryKind::Config, config)],
+        (Source::Empty(kind), _) => vec![entry(kind, Payload::Borrowed(&[]))],
+        (Source::Config, _) => vec![entry(EntryKind::Config, config.into())],
         (Source::Proposals, Carried::Proposals(payloads)) => payloads
             .iter()
-            .map(|payload| entry(EntryKind::Normal, payload))
+            .map(|payload| entry(EntryKind::Normal, payload.into()))
             .collect(),
         (Source::Message, Carried::Message(entries, _)) => {
             let known = entries.partition_point(|entry| entry.id.index <= new.range.prev.index);
@@ -101,7 +101,7 @@ pub(crate) fn new_entries<'a>(
             new.map(|Entry { id, kind, payload }| NewEntry {
                 term: id.term,
                 kind: *kind,
-                payload,
+                payload: payload.into(),
             })
             .collect()
         }

@@ -93,7 +93,7 @@ fn write_log(dir: &Path) -> Log {
         let new = NewEntry {
             term,
             kind,
-            payload: &payload,
+            payload: (&payload).into(),
         };
         let staged = log.stage(state, None, &[new]).unwrap();
         log.wal().sync(staged).unwrap();

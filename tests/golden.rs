@@ -181,7 +181,7 @@ impl Writer {
             .map(|(entry, payload)| NewEntry {
                 term: Term(term),
                 kind: entry.kind,
-                payload,
+                payload: payload.into(),
             })
             .collect();
         let state = HardState {
@@ -321,7 +321,7 @@ fn a_directory_of_an_earlier_version_reads_as_it_was_written_and_is_written_on()
         let new = NewEntry {
             term,
             kind: EntryKind::Normal,
-            payload: b"of this version",
+            payload: b"of this version".into(),
         };
         let staged = log.stage(expected.state, None, &[new]).unwrap();
         log.wal().sync(staged).unwrap();

@@ -75,7 +75,7 @@ fn run(seed: u64) {
         let entries = kinds.iter().map(|kind| NewEntry {
             term: state.term,
             kind: *kind,
-            payload: &payload,
+            payload: (&payload).into(),
         });
         let entries: Vec<_> = entries.collect();
         let end = truncate_from.map_or(last, LogIndex::prev);
@@ -137,7 +137,7 @@ fn finding_the_last_configuration_reads_no_other_entry() {
     let entry = |kind| NewEntry {
         term: Term(1),
         kind,
-        payload: &payload,
+        payload: (&payload).into(),
     };
     let staged = log.stage(state, None, &[entry(EntryKind::Config)]).unwrap();
     log.wal().sync(staged).unwrap();

@@ -177,7 +177,7 @@ impl Member {
             .map(|(payload, index)| NewEntry {
                 term: self.term,
                 kind: kind(index),
-                payload,
+                payload: payload.into(),
             })
             .collect();
         let hard_state = HardState {

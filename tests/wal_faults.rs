@@ -83,7 +83,7 @@ fn a_footer_that_alone_survived_a_crash_is_never_believed_later() {
     let record = |mark| Record {
         mark,
         tag: 0,
-        payload: &[7; 16 << 10],
+        payload: (&[7; 16 << 10]).into(),
     };
     let write = |wal: &Wal, records: &[Record<'_>]| {
         let records = Batch {
@@ -495,7 +495,7 @@ fn truncated_over_a_boundary(disk: &SimDisk) -> Wal {
         let records = &[Record {
             mark,
             tag: 0,
-            payload,
+            payload: payload.into(),
         }];
         let staged = wal
             .write(&Batch {

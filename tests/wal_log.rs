@@ -15,7 +15,7 @@ fn record(mark: u64, payload: &[u8]) -> Record<'_> {
     Record {
         mark,
         tag: 7,
-        payload,
+        payload: payload.into(),
     }
 }
 

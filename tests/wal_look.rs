@@ -156,7 +156,7 @@ fn write(wal: &Wal, mark: u64, count: u64) {
         let record = Record {
             mark,
             tag: 0,
-            payload: &payload,
+            payload: (&payload).into(),
         };
         let staged = wal
             .write(&Batch {

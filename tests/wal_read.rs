@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use catamaran::sim::{Moment, Rng, SimDisk, Survival};
-use catamaran::types::{Bytes, LogIndex};
+use catamaran::types::{Bytes, LogIndex, Payload};
 use catamaran::vfs::{Access, Disk, DiskFile};
 use catamaran::wal::{
     Batch, Preparer, ReadError, Record, Wal, WalError, WalOptions, open_read_only_on,
@@ -140,7 +140,7 @@ fn rewrite(wal: &Wal, from: u64, last: u64, mark: u64, payload: impl Fn(u64) -> 
             .map(|payload| Record {
                 mark,
                 tag: 1,
-                payload,
+                payload: payload.into(),
             })
             .collect();
         let batch = Batch {
@@ -417,7 +417,7 @@ fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
                 records: &[Record {
                     mark: 2,
                     tag: 1,
-                    payload: &payload(index),
+                    payload: Payload::Borrowed(&payload(index)),
                 }],
             };
             staged = Some(wal.write(&batch).unwrap());
@@ -521,4 +521,52 @@ fn verify_finds_nothing_wrong_with_whatever_was_written() {
             }
         }
     }
+}
+
+/// Before it is in the file it is what the writer shared, and no copy; behind it and before it others stand.
+#[test]
+fn a_large_payload_that_is_shared_is_not_copied() {
+    let disk = SimDisk::new(1);
+    let wal = open(disk.clone()).unwrap();
+    let len = |index| if index % 3 == 0 { 5000 + index } else { 100 };
+    let payloads: Vec<Bytes> = (1..=30_usize)
+        .map(|index| vec![index as u8; len(index)].into())
+        .collect();
+    let record = |payload| Record {
+        mark: 1,
+        tag: 1,
+        payload: Payload::Shared(payload),
+    };
+    let records: Vec<_> = payloads.iter().map(record).collect();
+    let staged = wal
+        .write(&Batch {
+            records: &records,
+            ..Batch::default()
+        })
+        .unwrap();
+    let reader = wal.reader();
+    let read = || {
+        let range = reader.range(LogIndex(1)..=LogIndex(30));
+        range.map(|entry| entry.unwrap().payload)
+    };
+    for (read, shared) in read().zip(&payloads) {
+        assert_eq!(&read, shared);
+        let same = std::ptr::eq(read.as_ptr(), shared.as_ptr());
+        assert_eq!(same, shared.len() >= 5000, "{} bytes", shared.len());
+    }
+    let mut in_place = reader.range(LogIndex(1)..=LogIndex(30));
+    for (shared, index) in payloads.iter().zip(1..) {
+        assert_eq!(
+            in_place.next_in_place().unwrap().unwrap().payload,
+            &**shared
+        );
+        assert_eq!(&reader.get(LogIndex(index)).unwrap().payload, shared);
+    }
+    wal.sync(staged).unwrap();
+    assert_eq!(read().collect::<Vec<_>>(), payloads);
+    wal.close().unwrap();
+    let reopened = open(disk).unwrap();
+    let range = reopened.reader().range(LogIndex(1)..=LogIndex(30));
+    let all: Vec<_> = range.map(|entry| entry.unwrap().payload).collect();
+    assert_eq!(all, payloads);
 }

@@ -49,13 +49,13 @@ fn forget(list: &mut Vec<LogIndex>, commit: LogIndex) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::Term;
+    use crate::types::{Payload, Term};
 
     const fn entry(kind: EntryKind) -> NewEntry<'static> {
         NewEntry {
             term: Term(1),
             kind,
-            payload: &[],
+            payload: Payload::Borrowed(&[]),
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::types::{EntryKind, HardState, Identity, LogId, LogIndex, Staged, Term, TermRun};
+use crate::types::{
+    EntryKind, HardState, Identity, LogId, LogIndex, Payload, Staged, Term, TermRun,
+};
 use crate::wal::{self, Batch, Record, Wal, WalError, WalOptions};
 
 mod configs;
@@ -54,7 +56,7 @@ pub struct NewEntry<'a> {
     /// What it is for.
     pub kind: EntryKind,
     /// Its bytes.
-    pub payload: &'a [u8],
+    pub payload: Payload<'a>,
 }
 
 impl Log {

@@ -14,7 +14,8 @@ use crate::snapshot::SnapshotError;
 use crate::state_machine::StateMachine;
 use crate::transport::{Connect, TransportError};
 use crate::types::{
-    ClusterId, EntryKind, HardState, LogId, LogIndex, Member, Membership, NodeId, Roster, Term,
+    ClusterId, EntryKind, HardState, LogId, LogIndex, Member, Membership, NodeId, Payload, Roster,
+    Term,
 };
 use crate::vfs::{Disk, StdDisk};
 use crate::wal::{WalError, WalOptions};
@@ -215,7 +216,7 @@ fn bootstrap(log: &Log, recovered: &mut Recovered, members: &[Member]) -> Result
     let entry = NewEntry {
         term: BOOTSTRAP.term,
         kind: EntryKind::Config,
-        payload: &payload,
+        payload: Payload::Borrowed(&payload),
     };
     let staged = log.stage(hard_state, None, &[entry])?;
     log.wal().sync(staged)?;

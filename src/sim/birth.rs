@@ -10,7 +10,8 @@ use crate::config::Config;
 use crate::log::{Log, LogError, NewEntry, Recovered, encode_membership};
 use crate::snapshot::Whole;
 use crate::types::{
-    ClusterId, EntryKind, HardState, LogId, LogIndex, Member, Membership, NodeId, Term, Time,
+    ClusterId, EntryKind, HardState, LogId, LogIndex, Member, Membership, NodeId, Payload, Term,
+    Time,
 };
 use crate::wal::{Preparer, WalOptions};
 
@@ -75,7 +76,7 @@ fn with_first<T>(count: usize, run: impl FnOnce(NewEntry<'_>) -> T) -> T {
     run(NewEntry {
         term: FIRST.term,
         kind: EntryKind::Config,
-        payload: &encode_membership(&Membership::of_voters(members(count))),
+        payload: Payload::Borrowed(&encode_membership(&Membership::of_voters(members(count)))),
     })
 }
 

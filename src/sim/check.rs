@@ -163,7 +163,7 @@ impl Checker {
             entries: vec![vec![Known {
                 term: first.term,
                 before: Term::ZERO,
-                digest: digest(first.kind, first.payload),
+                digest: digest(first.kind, &first.payload),
             }]],
             committed: vec![Committed {
                 term: first.term,
@@ -280,7 +280,7 @@ impl Checker {
             let known = Known {
                 term: entry.term,
                 before,
-                digest: digest(entry.kind, entry.payload),
+                digest: digest(entry.kind, &entry.payload),
             };
             know(&mut self.entries, id, index, known)?;
             self.rosters.learn(index, entry)?;

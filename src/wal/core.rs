@@ -1,7 +1,7 @@
 //! The log's memory: what was written and where it goes, under one lock and without any I/O.
 //!
 //! A write encodes its frames at once, each for its place in its segment; whoever syncs takes them as
-//! chunks, in order. Segments that do not exist yet have their ids already, so a write never waits for one.
+//! [chunks](super::chunk), in order. Segments that do not exist yet have their ids already, so a write never waits for one.
 //!
 //! ```text
 //!  segment 7                                       segment 8
@@ -12,71 +12,24 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::chunk::{Chunk, Tail};
 use super::error::{ReadError, WalError};
 use super::footer;
 use super::format::{
-    self, BATCH_BYTES, BatchInfo, Ending, HEAD_BYTES, HEADER_BYTES, Head, Kind, Position, StartInfo,
+    self, BATCH_BYTES, Ending, HEAD_BYTES, HEADER_BYTES, Head, Kind, Position, StartInfo,
 };
 use super::index::{Index, Offsets, Segment, Stretch};
+use super::reader::Stored;
 use super::stock::{Plan, Stock};
 use super::{LAST_INDEX, Record};
 use crate::error::Fault;
-use crate::types::{Bytes, LogIndex, WriteSeq};
+use crate::types::{Bytes, LogIndex, Payload, WriteSeq};
 
 /// Buffers above this are not kept for the next chunk.
 const KEEP_BYTES: usize = 4 << 20;
-/// About how many bytes are copied for a reader at once: who keeps one entry keeps what was copied with it.
-const COPY_BYTES: u64 = 64 << 10;
-
-/// Bytes for one segment, written with one positional write; two where the segment is sealed.
-pub(super) struct Chunk {
-    pub(super) segment: Arc<Segment>,
-    /// Where the bytes go.
-    pub(super) offset: u64,
-    /// Frames, and once it is taken a head of zeros behind them if they are the log's end.
-    pub(super) bytes: Vec<u8>,
-    /// Whether that is so.
-    terminated: bool,
-    /// Where in the bytes the Batch frame's room is.
-    batch_at: Option<usize>,
-    /// What goes to the very end of the file, if the chunk is the segment's last.
-    pub(super) footer: Option<Tail>,
-    /// The last write that is durable with this chunk.
-    covers: WriteSeq,
-    /// The last index after it.
-    last: LogIndex,
-    /// How many of the oldest segments hold nothing once it is durable.
-    dead: usize,
-}
-
-/// A footer to be written.
-pub(super) struct Tail {
-    pub(super) bytes: Vec<u8>,
-    /// Where in the file its table of offsets will begin.
-    table_at: u64,
-}
-
-impl Chunk {
-    /// Where its frames end.
-    pub(super) fn end(&self) -> u64 {
-        let behind = if self.terminated { HEAD_BYTES } else { 0 };
-        self.offset + (self.bytes.len() - behind) as u64
-    }
-
-    /// A copy of the frames that stand at these offsets, as far as this chunk has them and they are not too many
-    /// bytes, but of the first in any case. The other offsets are dropped.
-    fn copy(&self, offsets: &mut Vec<u32>) -> Option<Bytes> {
-        let first = u64::from(*offsets.first()?);
-        let end = self.end().min(first + COPY_BYTES);
-        let count = offsets.partition_point(|&offset| u64::from(offset) < end);
-        offsets.truncate(count.max(1));
-        let last = u64::from(*offsets.last()?);
-        let within = |offset: u64| usize::try_from(offset.checked_sub(self.offset)?).ok();
-        let (from, last_at) = (within(first)?, within(last)?);
-        let read = format::read_head(self.bytes.get(last_at..)?, self.segment.id, last)?;
-        Some(self.bytes.get(from..last_at + read.bytes())?.into())
-    }
-}
+/// A shared payload of so many bytes of its segment's is not copied. There is room for few of them, so that the sync
+/// that each costs is little beside the copies it saves.
+const APART_PART: u64 = 64;
 
 /// What a write is about to do, checked in whole before any of it is done.
 #[derive(Clone, Copy)]
@@ -90,6 +43,8 @@ pub(super) struct Draft<'a, R> {
 pub(super) enum Found {
     /// The bytes are those from the first entry's frame on.
     Memory(Stretch, Bytes),
+    /// The first alone.
+    Apart(Stored),
     File(Stretch),
 }
 
@@ -108,6 +63,8 @@ pub(super) struct Resume {
     /// The segment that comes after what is used.
     pub(super) next: u64,
 }
+
+const NOTHING: Payload<'static> = Payload::Borrowed(&[]);
 
 /// See the module's drawing.
 pub(super) struct Core {
@@ -241,6 +198,10 @@ impl Core {
             runs += usize::from(record.mark > mark);
             mark = record.mark;
             need += format::frame_bytes(record.payload.len());
+            // The frames behind it begin another batch.
+            if self.apart(record.payload).is_some() {
+                need += BATCH_BYTES;
+            }
             count += 1;
         }
         // What was begun before the disk was known to be full has no file either.
@@ -261,13 +222,13 @@ impl Core {
         self.open_batch(plan);
         if let Some(state) = draft.state {
             // If this ends the segment before, that one's footer has the state of its own frames.
-            self.put(plan, Kind::State, (0, LogIndex::ZERO, 0), state);
+            self.put(plan, Kind::State, (0, LogIndex::ZERO, 0), state.into());
             state.clone_into(self.state.get_or_insert_default());
         }
         if let Some(from) = draft.truncate_from.filter(|&from| from <= self.index.last) {
             let before = self.index.mark(from.prev());
             let mark = before.unwrap_or(self.index.floor_mark);
-            self.put(plan, Kind::Truncate, (0, from, mark), &[]);
+            self.put(plan, Kind::Truncate, (0, from, mark), NOTHING);
             self.index.truncate(from, mark);
         }
         for record in draft.records {
@@ -288,7 +249,7 @@ impl Core {
         self.open_batch(plan);
         if upto > self.index.floor {
             let mark = self.index.mark(upto).unwrap_or(self.index.last_mark);
-            self.put(plan, Kind::Drop, (0, upto, mark), &[]);
+            self.put(plan, Kind::Drop, (0, upto, mark), NOTHING);
             self.index.drop_prefix(upto, mark);
         }
         self.stamp();
@@ -299,10 +260,10 @@ impl Core {
         self.open_batch(plan);
         let (first, floor_mark) = (self.index.first(), self.index.floor_mark);
         if self.index.last >= first {
-            self.put(plan, Kind::Truncate, (0, first, floor_mark), &[]);
+            self.put(plan, Kind::Truncate, (0, first, floor_mark), NOTHING);
             self.index.truncate(first, floor_mark);
         }
-        self.put(plan, Kind::Drop, (0, upto, mark), &[]);
+        self.put(plan, Kind::Drop, (0, upto, mark), NOTHING);
         self.index.drop_prefix(upto, mark);
         self.stamp();
     }
@@ -338,7 +299,7 @@ impl Core {
         plan: &Plan,
         kind: Kind,
         (tag, index, mark): (u8, LogIndex, u64),
-        payload: &[u8],
+        payload: Payload<'_>,
     ) -> u32 {
         let bytes = format::frame_bytes(payload.len());
         if !self.has_room(BATCH_BYTES + bytes, 1, 1) {
@@ -346,7 +307,7 @@ impl Core {
         }
         self.open_batch(plan);
         let at = self.end;
-        let id = self.active.id;
+        let apart = self.apart(payload).cloned();
         if let Some(chunk) = self.queue.back_mut() {
             let head = Head {
                 kind,
@@ -354,10 +315,21 @@ impl Core {
                 index,
                 mark,
             };
-            format::put_frame(&mut chunk.bytes, id, at, head, payload);
+            chunk.put(at, head, &payload, apart);
             self.end = chunk.end();
         }
         at as u32
+    }
+
+    /// The payload, if it is to be kept instead of being copied.
+    fn apart<'p>(&self, payload: Payload<'p>) -> Option<&'p Bytes> {
+        match payload {
+            Payload::Shared(bytes) => {
+                let large = bytes.len() as u64 >= self.active.size / APART_PART;
+                large.then_some(bytes)
+            }
+            Payload::Borrowed(_) => None,
+        }
     }
 
     /// Sees that the last chunk is one of the active segment and begins with a Batch frame.
@@ -386,21 +358,18 @@ impl Core {
         let sequence = self.active.sequence;
         self.queue
             .back()
-            .filter(|chunk| chunk.segment.sequence == sequence)
+            .filter(|chunk| chunk.segment.sequence == sequence && !chunk.is_full())
     }
 
     fn push_chunk(&mut self) {
-        self.queue.push_back(Chunk {
-            segment: Arc::clone(&self.active),
-            offset: self.end,
-            bytes: std::mem::take(&mut self.spare),
-            terminated: false,
-            batch_at: None,
-            footer: None,
-            covers: self.written,
-            last: self.index.last,
-            dead: 0,
-        });
+        if let Some(before) = self.queue.back_mut() {
+            before.last = self.index.last;
+        }
+        let segment = Arc::clone(&self.active);
+        let bytes = std::mem::take(&mut self.spare);
+        let mut chunk = Chunk::new(segment, self.end, bytes);
+        chunk.covers = self.written;
+        self.queue.push_back(chunk);
     }
 
     /// Ends the active segment with its footer and begins the next.
@@ -420,7 +389,6 @@ impl Core {
         }
         if let Some(chunk) = self.queue.back_mut() {
             chunk.footer = Some(tail);
-            chunk.last = self.index.last;
         }
         let previous = Position {
             sequence: self.active.sequence,
@@ -471,34 +439,16 @@ impl Core {
     }
 
     /// Takes the next chunk to be written; readers still see it.
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a segment is at most 1 GiB"
-    )]
     pub(super) fn take(&mut self) -> Option<Arc<Chunk>> {
         let mut chunk = self.queue.pop_front()?;
-        if chunk.footer.is_none() {
-            chunk.last = self.index.last;
-        }
         if self.queue.is_empty() {
+            chunk.last = self.index.last;
             self.owes_fence = false;
             // Only then does the index say what will be durable, and no more.
             chunk.dead = self.index.dead_front();
         }
-        if let Some(at) = chunk.batch_at {
-            let info = BatchInfo {
-                fence: self.fence,
-                bytes: (chunk.bytes.len() - at) as u32,
-            };
-            let (id, offset) = (chunk.segment.id, chunk.offset + at as u64);
-            format::fill_batch(&mut chunk.bytes[at..], id, offset, self.fence_last, info);
-        }
-        if chunk.footer.is_none() {
-            // The next write begins over it. What a recycled file has behind it is never looked at as if it
-            // followed.
-            chunk.bytes.resize(chunk.bytes.len() + HEAD_BYTES, 0);
-            chunk.terminated = true;
-        }
+        chunk.fill_batch(self.fence, self.fence_last);
+        chunk.terminate();
         let chunk = Arc::new(chunk);
         self.in_flight = Some(Arc::clone(&chunk));
         Some(chunk)
@@ -513,7 +463,7 @@ impl Core {
             sequence: chunk.segment.sequence,
             offset: chunk.end(),
         };
-        if chunk.batch_at == Some(0) && chunk.end() - chunk.offset == BATCH_BYTES as u64 {
+        if chunk.is_fence() {
             // A batch of nothing else: all that is worth a fence is below the one it carries.
             self.fenced = self.fence;
         } else if chunk.batch_at.is_some() {
@@ -582,11 +532,14 @@ impl Core {
             return Ok(Found::File(stretch));
         }
         let staged = self.in_flight.iter().map(|chunk| &**chunk);
-        let copied = staged
+        let chunk = staged
             .chain(&self.queue)
             .filter(|chunk| chunk.segment.sequence == segment.sequence)
-            .find(|chunk| chunk.offset <= offset && offset < chunk.end())
-            .and_then(|chunk| chunk.copy(offsets));
+            .find(|chunk| chunk.offset <= offset && offset < chunk.end());
+        if let Some(stored) = chunk.and_then(|chunk| chunk.apart(offset)) {
+            return Ok(Found::Apart(stored));
+        }
+        let copied = chunk.and_then(|chunk| chunk.copy(offsets));
         let Some(bytes) = copied else {
             return Err(ReadError::Wal(WalError::Corruption {
                 segment: segment.name.clone(),

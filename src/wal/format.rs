@@ -249,6 +249,16 @@ pub(super) fn put_frame(out: &mut Vec<u8>, id: u64, offset: u64, head: Head, pay
     out[start..start + 4].copy_from_slice(&crc.finalize().to_le_bytes());
 }
 
+/// Appends the head of such a frame, whose payload will stand behind it.
+pub(super) fn put_head(out: &mut Vec<u8>, id: u64, offset: u64, head: Head, payload: &[u8]) {
+    let mut bytes = encode_head(id, offset, head, payload.len());
+    let mut crc = crc32fast::Hasher::new_with_initial(seed(id, offset));
+    crc.update(&bytes[4..]);
+    crc.update(payload);
+    bytes[..4].copy_from_slice(&crc.finalize().to_le_bytes());
+    out.extend_from_slice(&bytes);
+}
+
 /// The head of a frame that stands, or will stand, at `offset` of segment `id`, but for its crc.
 #[expect(
     clippy::cast_possible_truncation,

@@ -36,10 +36,11 @@ use std::time::Instant;
 use crate::error::Fault;
 use crate::sync::Mutex;
 use crate::sync::thread::JoinHandle;
-use crate::types::{Durable, Identity, LogIndex, Staged, WriteSeq};
+use crate::types::{Durable, Identity, LogIndex, Payload, Staged, WriteSeq};
 use crate::vfs::LockGuard;
 
 mod chores;
+mod chunk;
 mod core;
 mod damage;
 mod error;
@@ -69,8 +70,9 @@ pub use recover::{Recovery, Torn};
 pub use scrub::{Scrub, Scrubbed};
 pub use stock::Preparer;
 
-use self::core::{Chunk, Core, Draft};
+use self::core::{Core, Draft};
 use chores::Chores;
+use chunk::Chunk;
 use group::{Group, Outcome, Role};
 use scrub::Rounds;
 use stock::Stock;
@@ -88,8 +90,8 @@ pub struct Record<'a> {
     pub mark: u64,
     /// Opaque.
     pub tag: u8,
-    /// The bytes.
-    pub payload: &'a [u8],
+    /// The bytes. Shared ones that take a 64th of a segment or more are written from where they are.
+    pub payload: Payload<'a>,
 }
 
 /// What one write does, in this order.
@@ -201,7 +203,7 @@ impl Wal {
             records: payloads.iter().map(|payload| Record {
                 mark,
                 tag: 0,
-                payload,
+                payload: Payload::Borrowed(payload),
             }),
         };
         self.handle.stage(&mut core, draft)
@@ -575,8 +577,8 @@ fn write_chunk(chunk: &Chunk) -> Result<(), Fault> {
             std::io::ErrorKind::NotFound.into(),
         ));
     };
-    if !chunk.bytes.is_empty() {
-        file.write_at(chunk.offset, &chunk.bytes)
+    for (offset, bytes) in chunk.parts() {
+        file.write_at(offset, bytes)
             .map_err(Fault::at("write", path))?;
     }
     if let Some(footer) = &chunk.footer {

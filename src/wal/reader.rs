@@ -30,7 +30,8 @@ pub struct Stored {
     pub mark: u64,
     /// Its tag.
     pub tag: u8,
-    /// Its bytes: a slice of the mapped segment, or of a copy, with some others, if they are not in the file yet.
+    /// Its bytes: a slice of the mapped segment, or of a copy, with some others, or what the writer shared, if they are not in the
+    /// file yet.
     pub payload: Bytes,
 }
 
@@ -109,6 +110,7 @@ impl WalReader {
                 let entry = frames.take_next(index)?;
                 Ok(frames.stored(&entry))
             }
+            Found::Apart(stored) => Ok(stored),
             Found::File(stretch) => Ok(read_first(&stretch)?),
         }
     }
@@ -166,6 +168,17 @@ pub struct InPlace<'a> {
     pub payload: &'a [u8],
 }
 
+impl<'a> InPlace<'a> {
+    fn of(stored: &'a Stored) -> Self {
+        Self {
+            index: stored.index,
+            mark: stored.mark,
+            tag: stored.tag,
+            payload: &stored.payload,
+        }
+    }
+}
+
 /// Iterates over the entries of a range; made by [`WalReader::range`]. They are looked up some at a time when
 /// their turn comes, so each was in the log at some moment of the iteration.
 pub struct Entries {
@@ -181,6 +194,8 @@ enum Place {
     Unknown,
     /// With those behind it.
     Found(Frames, Checked),
+    /// Alone.
+    Apart(Stored),
 }
 
 impl Entries {
@@ -193,8 +208,10 @@ impl Entries {
         if let Err(error) = self.move_on()? {
             return Some(Err(error));
         }
-        let Place::Found(frames, entry) = &self.place else {
-            return None;
+        let (frames, entry) = match &self.place {
+            Place::Found(frames, entry) => (frames, entry),
+            Place::Apart(stored) => return Some(Ok(InPlace::of(stored))),
+            Place::Unknown => return None,
         };
         let Head {
             index, mark, tag, ..
@@ -247,6 +264,7 @@ impl Entries {
         let found = self.core.lock().find(self.next, most)?;
         let mut frames = match found {
             Found::Memory(stretch, bytes) => Frames::copied(stretch, bytes),
+            Found::Apart(stored) => return Ok(Place::Apart(stored)),
             Found::File(stretch) => Frames::of(stretch)?,
         };
         let entry = frames.take_next(self.next)?;
@@ -263,8 +281,10 @@ impl Iterator for Entries {
         if let Err(error) = self.move_on()? {
             return Some(Err(error));
         }
-        let Place::Found(frames, entry) = &self.place else {
-            return None;
+        let (frames, entry) = match &self.place {
+            Place::Found(frames, entry) => (frames, entry),
+            Place::Apart(stored) => return Some(Ok(stored.clone())),
+            Place::Unknown => return None,
         };
         let stored = frames.stored(entry);
         if frames.is_at_end() {

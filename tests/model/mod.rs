@@ -9,8 +9,9 @@
 
 use std::sync::Arc;
 
+use catamaran::Bytes;
 use catamaran::sim::{Rng, SimDisk};
-use catamaran::types::LogIndex;
+use catamaran::types::{LogIndex, Payload};
 use catamaran::wal::{
     Batch, Inspection, Preparer, ReadError, Record, Recovery, Wal, WalError, WalOptions,
     open_read_only_on,
@@ -190,12 +191,19 @@ impl Change {
                 truncate_from,
                 records,
             } => {
+                let shared: Vec<Bytes> = records.iter().map(|e| (*e.payload).into()).collect();
                 let records: Vec<_> = records
                     .iter()
-                    .map(|entry| Record {
+                    .zip(&shared)
+                    .map(|(entry, shared)| Record {
                         mark: entry.mark,
                         tag: entry.tag,
-                        payload: &entry.payload,
+                        // Either way, and which does not depend on anything else.
+                        payload: if entry.payload.len() % 4 == 0 {
+                            shared.into()
+                        } else {
+                            Payload::Borrowed(&entry.payload)
+                        },
                     })
                     .collect();
                 wal.write(&Batch {

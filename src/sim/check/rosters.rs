@@ -44,7 +44,7 @@ impl Rosters {
             return Ok(());
         }
         let broken = |what: String| Err(Property::Membership.violated(what));
-        let Ok(membership) = decode_membership(entry.payload) else {
+        let Ok(membership) = decode_membership(&entry.payload) else {
             return broken(format!("the configuration at {index} cannot be read"));
         };
         let changed = membership.members().iter();

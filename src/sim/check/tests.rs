@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::raft::event::{NewEntries, Source};
-use crate::types::EntryRange;
+use crate::types::{EntryRange, Payload};
 
 mod rosters;
 mod snapshots;
@@ -21,7 +21,7 @@ const fn entry(term: u64, payload: &[u8]) -> NewEntry<'_> {
     NewEntry {
         term: Term(term),
         kind: EntryKind::Normal,
-        payload,
+        payload: Payload::Borrowed(payload),
     }
 }
 

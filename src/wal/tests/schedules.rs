@@ -12,7 +12,7 @@ use shuttle::thread::{self, JoinHandle};
 
 use crate::sim::{Op, SimDisk, Survival};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, explore};
-use crate::types::{LogIndex, Staged, WriteSeq};
+use crate::types::{LogIndex, Payload, Staged, WriteSeq};
 use crate::wal::group::{Group, Outcome, Role};
 use crate::wal::{Batch, Lead, Preparer, ReadError, Record, Stored, Wal, WalError, WalOptions};
 
@@ -238,7 +238,7 @@ fn move_on(wal: &Wal) {
         let record = |payload| Record {
             mark: 0,
             tag: 0,
-            payload,
+            payload: Payload::Borrowed(payload),
         };
         let records: Vec<_> = entries
             .iter()

@@ -114,7 +114,7 @@ impl Writes {
         let entry = NewEntry {
             term: Term(1),
             kind: EntryKind::Normal,
-            payload,
+            payload: payload.into(),
         };
         let staged = self.log.stage(HardState::default(), None, &[entry]);
         let staged = staged.map_err(|error| error.to_string())?;

@@ -37,7 +37,7 @@ fn change(checker: &mut Checker, node: usize, (seq, keep): (u64, u64), roster: &
     let config = NewEntry {
         term: Term(2),
         kind: EntryKind::Config,
-        payload: &payload,
+        payload: (&payload).into(),
     };
     write(checker, node, (seq, state(2, None)), keep, &[config])?;
     checker.durable(node, WriteSeq(seq));
