@@ -570,3 +570,35 @@ fn a_large_payload_that_is_shared_is_not_copied() {
     let all: Vec<_> = range.map(|entry| entry.unwrap().payload).collect();
     assert_eq!(all, payloads);
 }
+
+/// Each large payload ends a batch, which is written and synced by itself: so the batch behind it may say that it is
+/// durable, and no more than that.
+#[test]
+fn a_batch_behind_a_large_payload_says_no_more_to_be_durable_than_is() {
+    let disk = SimDisk::new(1);
+    let wal = open(disk.clone()).unwrap();
+    let staged = wal.append(&[b"before"]).unwrap();
+    wal.sync(staged).unwrap();
+    let payloads = [5000, 5000, 10].map(|len| Bytes::from(vec![7; len]));
+    let records = payloads.each_ref().map(|payload| Record {
+        mark: 0,
+        tag: 0,
+        payload: payload.into(),
+    });
+    let batch = Batch {
+        records: &records,
+        ..Batch::default()
+    };
+    write(&wal, &batch);
+    // docs/FORMAT.md: of each frame the length of its payload, its kind (1 is a batch), its index.
+    let bytes = disk.peek(&path(1)).unwrap();
+    let (mut at, mut fences) = (4096, Vec::new());
+    while bytes[at + 12] != 0 {
+        if bytes[at + 12] == 1 {
+            fences.push(bytes[at + 16]);
+        }
+        let len = u32::from_le_bytes(bytes[at + 8..at + 12].try_into().unwrap());
+        at += 32 + (len as usize).next_multiple_of(8);
+    }
+    assert_eq!(fences, [0, 1, 2, 3]);
+}
