@@ -71,7 +71,7 @@ fn a_sync_that_waits_for_a_segment_does_not_wait_for_its_zeros() {
 fn where_room_cannot_be_reserved_it_is_written() {
     let disk = SimDisk::new(1);
     let wal = open(Arc::new(Plain { disk: disk.clone() }));
-    assert_eq!(outrun(&disk, &wal), 8 + 1, "a MiB at a time");
+    assert_eq!(outrun(&disk, &wal), 32 + 1, "256 KiB at a time");
     assert_whole(&disk, wal);
 }
 
