@@ -40,6 +40,8 @@ pub(crate) struct Parser {
     read: usize,
     state: State,
     args: Vec<Vec<u8>>,
+    /// What has come of the next one, and of the line's end behind it.
+    arg: Vec<u8>,
     /// Bytes of the arguments so far.
     held: usize,
     /// The most bytes that the arguments of a request may have together.
@@ -66,6 +68,7 @@ impl Parser {
             read: 0,
             state: State::Idle,
             args: Vec::new(),
+            arg: Vec::new(),
             held: 0,
             limit,
             too_large: false,
@@ -100,14 +103,20 @@ impl Parser {
                     Some(line) => self.argument(&line, left)?,
                 },
                 State::Bulk(len, left) => {
-                    let Some(bytes) = self.buffer.get(self.read..self.read + len + 2) else {
+                    let end = len + 2;
+                    self.arg.reserve_exact(end - self.arg.len());
+                    let rest = &self.buffer[self.read..];
+                    let more = rest.len().min(end - self.arg.len());
+                    self.arg.extend_from_slice(&rest[..more]);
+                    self.read += more;
+                    if self.arg.len() < end {
                         return Ok(None);
-                    };
-                    let Some(arg) = bytes.strip_suffix(b"\r\n") else {
+                    }
+                    if !self.arg.ends_with(b"\r\n") {
                         return Err(ProtocolError("an argument does not end where it said"));
-                    };
-                    self.args.push(arg.to_vec());
-                    self.read += len + 2;
+                    }
+                    self.arg.truncate(len);
+                    self.args.push(std::mem::take(&mut self.arg));
                     self.state = State::Args(left);
                 }
                 State::Skip(bytes, left) => {
@@ -288,6 +297,22 @@ mod tests {
             requests.extend(all(&mut parser).unwrap());
             assert_eq!(requests, whole, "split at {split}");
         }
+    }
+
+    #[test]
+    fn a_large_argument_is_put_together_of_what_comes() {
+        let value: Vec<u8> = (0..300_000_u32).map(|at| (at % 251) as u8).collect();
+        let mut bytes = b"*2\r\n$4\r\nECHO\r\n$300000\r\n".to_vec();
+        bytes.extend_from_slice(&value);
+        bytes.extend_from_slice(b"\r\nPING\r\n");
+        let mut parser = Parser::new(1 << 20);
+        let mut requests = Vec::new();
+        for part in bytes.chunks(65_521) {
+            parser.feed(part);
+            requests.extend(all(&mut parser).unwrap());
+        }
+        let echo = Request::Command(vec![b"ECHO".to_vec(), value]);
+        assert_eq!(requests, [echo, command(&["PING"])]);
     }
 
     #[test]
