@@ -71,9 +71,14 @@ fn a_vote_whose_fdatasync_fails_never_leaves_and_stops_the_node() {
 fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
     let mut world = start(patient());
     let term = world.peers.elect();
+    // This one needs its own disk, which then has nothing left to do of the election.
+    let first = world.node.propose("first").unwrap();
+    world.peers.wait_for_append_of(3);
+    world.peers.say(B, term, matched(3, 0));
+    assert_eq!(first.wait(), Ok(1));
     world.disk.hold();
     let proposal = world.node.propose("x").unwrap();
-    let last = 3;
+    let last = 4;
     world.peers.wait_for_append_of(last);
     world.peers.say(B, term, matched(last, 0));
     world.peers.fence();
@@ -82,7 +87,7 @@ fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
         "counted a copy that is not durable"
     );
     world.peers.say(C, term, matched(last, 0));
-    assert_eq!(proposal.wait(), Ok(1));
+    assert_eq!(proposal.wait(), Ok(2));
     world.disk.open();
 }
 
