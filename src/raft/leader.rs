@@ -254,8 +254,8 @@ impl Raft {
     }
 
     /// Hands leadership over if the own disk hangs: it was at a write at a look before, and has made nothing durable
-    /// since, though a slow one would have. The cluster would go on without this copy, but no faster than its clients' patience, since what they
-    /// propose meanwhile waits for that disk.
+    /// since, though a slow one would have. The cluster would go on without this copy, but no faster than its clients'
+    /// patience, since what they propose meanwhile waits for that disk.
     fn look_at_disk(&mut self) {
         let (now, persisted, written) = (self.now, self.persisted, self.written);
         let (durable, last) = (self.log.durable(), self.log.last().index);

@@ -1,7 +1,8 @@
 //! The log's memory: what was written and where it goes, under one lock and without any I/O.
 //!
 //! A write encodes its frames at once, each for its place in its segment; whoever syncs takes them as
-//! [chunks](super::chunk), in order. Segments that do not exist yet have their ids already, so a write never waits for one.
+//! [chunks](super::chunk), in order. Segments that do not exist yet have their ids already, so a write never waits for
+//! one.
 //!
 //! ```text
 //!  segment 7                                       segment 8

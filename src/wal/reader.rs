@@ -30,8 +30,8 @@ pub struct Stored {
     pub mark: u64,
     /// Its tag.
     pub tag: u8,
-    /// Its bytes: a slice of the mapped segment, or of a copy, with some others, or what the writer shared, if they are not in the
-    /// file yet.
+    /// Its bytes: a slice of the mapped segment, or, if they are not in the file yet, of a copy with some others, or what
+    /// the writer shared.
     pub payload: Bytes,
 }
 
