@@ -198,6 +198,17 @@ impl Lane {
     pub(super) fn queued(&self) -> usize {
         self.state.lock().parcels.len()
     }
+
+    /// Takes the connection as soon as it is free: until that is dropped, what is sent waits.
+    #[cfg(test)]
+    pub(super) fn seize(&self) -> Hold<'_> {
+        loop {
+            if let Some(hold) = self.hold(self.state.lock()) {
+                return hold;
+            }
+            thread::yield_now();
+        }
+    }
 }
 
 /// Whether the thread that sends it may read and encode it.
