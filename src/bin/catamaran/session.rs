@@ -152,7 +152,7 @@ impl Session {
                 return Ok(Waits::ForThread);
             } else {
                 has_read = true;
-                if connection.read(bytes)? == 0 {
+                if !connection.read(bytes)? {
                     return Ok(Waits::Closed);
                 }
             }
@@ -232,24 +232,25 @@ impl Connection {
         Ok(true)
     }
 
-    /// Reads once; 0 at the end, and how much there is to parse otherwise.
-    fn read(&mut self, bytes: &mut [u8]) -> io::Result<usize> {
+    /// Reads once what has come, if anything has; false at the end.
+    fn read(&mut self, bytes: &mut [u8]) -> io::Result<bool> {
         loop {
             let Some(stream) = &mut self.stream else {
-                return Ok(0);
+                return Ok(false);
             };
             match stream.read(bytes) {
+                Ok(0) => return Ok(false),
                 Ok(read) => {
                     // Less than there was room for is all there is: more will be told of (epoll(7), question 9). The
                     // end may have been told of already.
                     self.readable = read == bytes.len() || self.ended;
                     self.parser.feed(&bytes[..read]);
                     self.parsed = false;
-                    return Ok(read);
+                    return Ok(true);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.readable = false;
-                    return Ok(1);
+                    return Ok(true);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

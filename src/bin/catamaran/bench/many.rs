@@ -69,7 +69,11 @@ impl Many {
         }
         let mut busy = self.clients.len();
         while busy > 0 {
-            self.poll.poll(&mut events, Some(PATIENCE))?;
+            match self.poll.poll(&mut events, Some(PATIENCE)) {
+                // The process was halted, and goes on.
+                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
+                polled => polled?,
+            }
             if events.is_empty() {
                 return Err(ErrorKind::TimedOut.into());
             }
