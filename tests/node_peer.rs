@@ -54,6 +54,35 @@ fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
 }
 
 #[test]
+fn words_are_answered_while_the_thread_that_brought_an_entry_waits_for_the_disk() {
+    let mut world = start(patient());
+    world.disk.hold();
+    let (body, entries) = append(FIRST, &[(EntryKind::Normal, "one")], 2, 0);
+    let brings = world.peers.bring(B, 2, body, entries);
+    world.disk.wait_until_held(1);
+    // Answered by who has the turn meanwhile.
+    world.peers.fence();
+    assert!(!world.peers.has_seen(&matched(2, 0)));
+    world.disk.open();
+    world.peers.wait_for(&matched(2, 0));
+    brings.join().unwrap();
+}
+
+#[test]
+fn an_entry_whose_fdatasync_fails_in_the_thread_that_brought_it_is_never_acknowledged() {
+    let mut world = start(patient());
+    world.disk.fail();
+    let (body, entries) = append(FIRST, &[(EntryKind::Normal, "one")], 2, 0);
+    let brings = world.peers.bring(B, 2, body, entries);
+    brings.join().unwrap();
+    // Told when the threads have ended.
+    assert!(world.node.committed().from(1_000).next().is_none());
+    let reason = world.node.status().stopped.unwrap();
+    assert!(world.node.shutdown().is_err(), "{reason}");
+    assert!(!world.peers.has_seen(&matched(2, 0)));
+}
+
+#[test]
 fn a_vote_whose_fdatasync_fails_never_leaves_and_stops_the_node() {
     let mut world = start(patient());
     world.disk.fail();

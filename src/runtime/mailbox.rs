@@ -30,6 +30,12 @@ const MAX_TRANSFERS: usize = 64;
 /// Nodes whose connections have ended; beyond it the election timeout has to tell.
 const MAX_LOST: usize = 64;
 
+/// What who brings it may write himself: a lone client's entries. More come from many, and are better read while those
+/// before them are written.
+const FEW_ENTRIES: usize = 8;
+/// Likewise, what they take of the node's memory.
+const FEW_BYTES: u64 = 64 << 10;
+
 /// A proposal on its way to consensus.
 pub(super) type Proposed<R> = driver::Proposed<Slot<R>>;
 
@@ -221,6 +227,20 @@ impl<S, R> Mailbox<S, R> {
             }
             queued.raft = Sleep::Awake;
         }
+    }
+
+    /// Whether one message waits and has entries, but few.
+    pub(super) fn has_few_entries(&self) -> bool {
+        let queued = self.queued.lock();
+        let Mail {
+            incoming,
+            incoming_bytes,
+            ..
+        } = &queued.mail;
+        let [Incoming { entries, .. }] = incoming.as_slice() else {
+            return false;
+        };
+        (1..=FEW_ENTRIES).contains(&entries.len()) && *incoming_bytes <= FEW_BYTES
     }
 
     /// Takes the turn if there is something to do and nobody has it.

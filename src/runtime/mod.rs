@@ -24,6 +24,9 @@
 //!                 SNAPSHOT thread              writes it; then the log lets go of what is before
 //! ```
 //!
+//! While LOG has nothing to do, a thread of the transport that has brought a few entries stands in for it: it takes the
+//! turn, syncs and acknowledges, and nobody need be woken for a lone client's entry.
+//!
 //! What holds bytes, and what it means when one is full. The shares are of
 //! [`Options::memory_bytes`](crate::config::Options::memory_bytes), and a single one that is larger has room.
 //!
@@ -80,7 +83,7 @@ pub(crate) use progress::Progress;
 use snapshot::{Schedule, Snapshotter};
 use source::LogSource;
 use turns::Turns;
-use writer::{LogQueue, Writer};
+use writer::{LogQueue, Taken, Writer};
 
 /// Commands that may wait for their end.
 const MAX_COMMANDS: u64 = 64;
@@ -239,6 +242,7 @@ impl<M: StateMachine> Runtime<M> {
             wal: log.wal().clone(),
             transport: Arc::clone(&transport),
             budget: Arc::clone(&runtime.budget),
+            taken: crate::sync::Mutex::new(Taken::default()),
         };
         let applier = Applier {
             machine,
@@ -290,11 +294,10 @@ impl<M: StateMachine> Runtime<M> {
             Ok(())
         })?;
         consensus.begin();
-        let raft = turns.begin(consensus);
+        let (raft, log) = turns.begin(consensus, writer);
         let by_apply = Arc::clone(&turns);
         runtime.spawn("log", move || {
-            writer
-                .run(|durable| turns.take_by_log(durable))
+            log.run(|durable| turns.take_by_log(durable))
                 .map_err(|error| error.to_string())
         })?;
         runtime.spawn("apply", move || applier.run(|| by_apply.take_by_apply()))?;

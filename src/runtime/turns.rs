@@ -3,10 +3,12 @@
 //! since it goes on to apply what that commits; a transport's thread that has brought messages; the raft thread when a
 //! deadline has come, or when nobody else is there. One at a time: the [`Mailbox`] says whose turn it is.
 //!
-//! A turn waits for the log thread alone, and that for nobody, so it does not matter to the others who has it. An apply
+//! A turn waits for the log thread alone, and that for nobody, so it does not matter to the others who has it. While the
+//! log thread has nothing to do, who brings a few entries also syncs them in its place, and answers at once. An apply
 //! thread that is at work is never counted on: a state machine may take as long as it likes.
 //!
-//! A client's thread never takes one: consensus must not wait for a thread that the embedder may have slowed down.
+//! A client's thread never takes one: consensus must not wait for a thread that the embedder may have slowed down, and
+//! what a turn answers may need a lock that the client holds.
 
 use std::sync::Arc;
 
@@ -14,7 +16,7 @@ use super::apply::ApplyQueue;
 use super::consensus::Consensus;
 use super::mailbox::{Left, Mailbox};
 use super::progress::Progress;
-use super::writer::LogQueue;
+use super::writer::{LogQueue, LogThread, Writer};
 use crate::snapshot::{Ask, Piece};
 use crate::state_machine::StateMachine;
 use crate::sync::Mutex;
@@ -37,6 +39,8 @@ pub(super) struct Turns<M: StateMachine, T = Consensus<M>> {
     progress: Arc<Progress>,
     /// None before the node has started, and once it has stopped.
     consensus: Mutex<Option<T>>,
+    /// Likewise.
+    writer: Mutex<Option<Arc<Writer>>>,
 }
 
 impl<M: StateMachine, T: Turn> Turns<M, T> {
@@ -52,13 +56,20 @@ impl<M: StateMachine, T: Turn> Turns<M, T> {
             apply,
             progress,
             consensus: Mutex::new(None),
+            writer: Mutex::new(None),
         }
     }
 
     /// Begins: turns can be taken from now on, until what is returned is dropped.
-    pub(super) fn begin(self: &Arc<Self>, consensus: T) -> RaftThread<M, T> {
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        consensus: T,
+        writer: Writer,
+    ) -> (RaftThread<M, T>, LogThread) {
+        let writer = Arc::new(writer);
+        *self.writer.lock() = Some(Arc::clone(&writer));
         *self.consensus.lock() = Some(consensus);
-        RaftThread(Arc::clone(self))
+        (RaftThread(Arc::clone(self)), LogThread(writer))
     }
 
     /// What stops the node unless it is told, before it is dropped, that there is no reason to.
@@ -71,7 +82,7 @@ impl<M: StateMachine, T: Turn> Turns<M, T> {
         }
     }
 
-    /// The log thread, between two syncs.
+    /// The log thread or who stands in for it, between two syncs.
     pub(super) fn take_by_log(&self, durable: Option<Durable>) {
         if let Some(durable) = durable {
             self.mailbox.persisted(durable);
@@ -105,6 +116,17 @@ impl<M: StateMachine, T: Turn> Turns<M, T> {
         Ok(())
     }
 
+    /// A thread that has brought an entry, in place of the log thread; false if that is at work itself.
+    fn stand_in(&self) -> bool {
+        let Some(writer) = self.writer.lock().clone() else {
+            return false;
+        };
+        let mut end = self.end_guard("a sync panicked".to_owned());
+        let stood = writer.stand_in(|durable| self.take_by_log(durable));
+        end.reason = stood.as_ref().err().map(ToString::to_string);
+        stood.unwrap_or(true)
+    }
+
     /// A turn on a thread that does not end with it: what ends the turn stops the node.
     fn take_or_stop(&self, goes_on: impl Fn() -> bool) {
         let mut end = self.end_guard("consensus panicked".to_owned());
@@ -133,6 +155,7 @@ impl<M: StateMachine, T: Turn> Drop for RaftThread<M, T> {
     fn drop(&mut self) {
         let consensus = self.0.consensus.lock().take();
         drop(consensus);
+        drop(self.0.writer.lock().take());
         self.0.log.close();
     }
 }
@@ -157,6 +180,12 @@ impl<M: StateMachine, T: Turn + 'static> Inbox for Turns<M, T> {
     fn attend(&self) {
         if self.mailbox.begin() {
             self.take_or_stop(|| false);
+        }
+    }
+
+    fn attend_to_entries(&self) {
+        if !(self.mailbox.has_few_entries() && self.stand_in()) {
+            self.attend();
         }
     }
 

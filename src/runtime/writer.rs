@@ -1,7 +1,8 @@
 //! The log thread: makes writes durable, and lets go of the messages that promise them.
 //!
 //! Between two syncs it takes turns of consensus itself: what such a turn writes it syncs next, without waking
-//! anybody. Others who take a turn while it syncs leave it their writes in a queue.
+//! anybody. Others who take a turn while it syncs leave it their writes in a queue. While it has nothing to do, a thread
+//! that brings an entry does so in its place ([`Writer::stand_in`]), and need not wake it.
 //!
 //! They wait where more would be written than may wait for the disk. A leader whose turn waits is not heard, so that
 //! the others elect one whose disk works; a follower's messages are dropped behind it.
@@ -57,9 +58,9 @@ struct Waiting {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     Waits,
-    /// It syncs, or is about to look for what there is to do.
+    /// It or who stands in for it syncs, or is about to look for what there is to do.
     Busy,
-    /// It has the turn. For room it would wait in vain, since it is the one that makes it.
+    /// That one has the turn. For room it would wait in vain, since it is the one that makes it.
     TakesTurn,
     Ended,
 }
@@ -151,17 +152,18 @@ impl LogQueue {
         self.arrived.notify_one();
     }
 
-    /// Waits until there is something to do. Jobs are swapped into `jobs`, which must have been emptied.
-    fn next(&self, jobs: &mut Vec<LogJob>) -> Next {
+    /// Waits until there is something to do.
+    fn next(&self) -> Next {
         let mut waiting = self.waiting.lock();
         loop {
+            if waiting.log == State::Ended {
+                return Next::End;
+            }
             waiting.log = State::Busy;
             if std::mem::take(&mut waiting.nudged) {
                 return Next::Turn;
             }
             if !waiting.jobs.is_empty() {
-                std::mem::swap(&mut waiting.jobs, jobs);
-                self.wake_for_room(waiting);
                 return Next::Jobs;
             }
             if waiting.closed {
@@ -169,7 +171,28 @@ impl LogQueue {
             }
             waiting.log = State::Waits;
             self.arrived.wait(&mut waiting);
+            while matches!(waiting.log, State::Busy | State::TakesTurn) {
+                // Another stands in for it.
+                self.arrived.wait(&mut waiting);
+            }
         }
+    }
+
+    /// Swaps what is to be synced into `jobs`, which must have been emptied.
+    fn take(&self, jobs: &mut Vec<LogJob>) {
+        let mut waiting = self.waiting.lock();
+        std::mem::swap(&mut waiting.jobs, jobs);
+        self.wake_for_room(waiting);
+    }
+
+    /// Has the caller stand in for the log thread, if that has nothing to do.
+    fn borrow(&self) -> Option<Borrowed<'_>> {
+        let mut waiting = self.waiting.lock();
+        let idle = waiting.log == State::Waits && !waiting.has_work();
+        idle.then(|| {
+            waiting.log = State::Busy;
+            Borrowed(self)
+        })
     }
 
     /// Runs a turn of consensus that the log thread has taken.
@@ -199,49 +222,75 @@ impl LogQueue {
     }
 }
 
-/// The log thread's own state.
+impl Waiting {
+    /// Whether the log thread is not to wait.
+    fn has_work(&self) -> bool {
+        self.nudged || self.closed || !self.jobs.is_empty()
+    }
+}
+
+/// Who holds it stands in for the log thread, which waits. Dropped, the log thread goes on with what there is to do.
+struct Borrowed<'a>(&'a LogQueue);
+
+impl Drop for Borrowed<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            self.0.end();
+        }
+        let mut waiting = self.0.waiting.lock();
+        if waiting.log != State::Ended {
+            waiting.log = State::Waits;
+        }
+        let wake = waiting.log == State::Ended || waiting.has_work();
+        drop(waiting);
+        if wake {
+            self.0.arrived.notify_one();
+        }
+    }
+}
+
+/// What the log thread does, for it and for who stands in for it.
 pub(super) struct Writer {
     pub(super) queue: Arc<LogQueue>,
     pub(super) wal: Wal,
     pub(super) transport: Arc<dyn Transport>,
     /// What clients have under way.
     pub(super) budget: Arc<Budget>,
+    /// Empty but during a sync; kept for their room.
+    pub(super) taken: Mutex<Taken>,
 }
 
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.queue.end();
-    }
+/// What one sync is for.
+#[derive(Default)]
+pub(super) struct Taken {
+    jobs: Vec<LogJob>,
+    promises: Vec<(NodeId, Message)>,
 }
 
 impl Writer {
-    /// Runs until the queue is closed, or the log fails. `turn` is told of each fsync, and takes the turn if there is
-    /// one to be taken.
+    /// Does once what the log thread would, in its place: a turn, and the sync of what was written in it. False if the
+    /// log thread itself is at work. `turn` as in [`LogThread::run`].
     ///
     /// # Errors
     /// The log's; it has latched.
-    pub(super) fn run(self, turn: impl Fn(Option<Durable>)) -> Result<(), WalError> {
-        let (mut jobs, mut promises) = (Vec::new(), Vec::new());
-        loop {
-            match self.queue.next(&mut jobs) {
-                Next::End => return Ok(()),
-                Next::Turn => turn(None),
-                Next::Jobs => {
-                    let durable = self.sync(&mut jobs, &mut promises)?;
-                    let yields = if self.budget.is_crowded() { YIELDS } else { 0 };
-                    (0..yields).for_each(|_| thread::yield_now());
-                    turn(durable);
-                }
-            }
+    pub(super) fn stand_in(&self, turn: impl Fn(Option<Durable>)) -> Result<bool, WalError> {
+        let Some(borrowed) = self.queue.borrow() else {
+            return Ok(false);
+        };
+        turn(None);
+        if self.queue.has_jobs() {
+            let synced = self.sync();
+            turn(synced.inspect_err(|_| self.queue.end())?);
         }
+        drop(borrowed);
+        Ok(true)
     }
 
     /// One fsync for all.
-    fn sync(
-        &self,
-        jobs: &mut Vec<LogJob>,
-        promises: &mut Vec<(NodeId, Message)>,
-    ) -> Result<Option<Durable>, WalError> {
+    fn sync(&self) -> Result<Option<Durable>, WalError> {
+        let mut taken = self.taken.lock();
+        let Taken { jobs, promises } = &mut *taken;
+        self.queue.take(jobs);
         let (mut newest, mut bytes) = (None, 0);
         for job in jobs.drain(..) {
             match job {
@@ -263,14 +312,77 @@ impl Writer {
     }
 }
 
+/// The log thread. However it ends, nobody waits for it.
+pub(super) struct LogThread(pub(super) Arc<Writer>);
+
+impl Drop for LogThread {
+    fn drop(&mut self) {
+        self.0.queue.end();
+    }
+}
+
+impl LogThread {
+    /// Runs until the queue is closed, or the log fails. `turn` is told of each fsync, and takes the turn if there is
+    /// one to be taken.
+    ///
+    /// # Errors
+    /// The log's; it has latched.
+    pub(super) fn run(self, turn: impl Fn(Option<Durable>)) -> Result<(), WalError> {
+        let writer = &self.0;
+        loop {
+            match writer.queue.next() {
+                Next::End => return Ok(()),
+                Next::Turn => turn(None),
+                Next::Jobs => {
+                    let durable = writer.sync()?;
+                    let crowded = writer.budget.is_crowded();
+                    (0..if crowded { YIELDS } else { 0 }).for_each(|_| thread::yield_now());
+                    turn(durable);
+                }
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::io::ErrorKind;
     use std::sync::mpsc;
-    use std::thread;
 
     use super::*;
     use crate::raft::message::Body;
+    use crate::runtime::Alone;
+    use crate::sim::{Op, SimDisk};
     use crate::types::Term;
+    use crate::wal::{Preparer, WalOptions};
+
+    fn writer(disk: &SimDisk) -> Arc<Writer> {
+        let options = WalOptions::new("/wal").segment_bytes(64 << 10);
+        let options = options.disk(Arc::new(disk.clone()));
+        let (wal, _) = options.preparer(Preparer::Inline).open().unwrap();
+        Arc::new(Writer {
+            queue: Arc::new(LogQueue::new(100)),
+            wal,
+            transport: Arc::new(Alone),
+            budget: Arc::new(Budget::new(100)),
+            taken: Mutex::new(Taken::default()),
+        })
+    }
+
+    fn write(writer: &Writer) -> Staged {
+        let staged = writer.wal.append(&[b"entry"]).unwrap();
+        writer.queue.make_room(60).unwrap();
+        writer.queue.send(LogJob::Sync(staged, 60)).unwrap();
+        staged
+    }
+
+    /// Stands in as soon as the log thread waits.
+    fn stand_in(writer: &Writer, turn: impl Fn(Option<Durable>)) -> Result<(), WalError> {
+        while !writer.stand_in(&turn)? {
+            thread::yield_now();
+        }
+        Ok(())
+    }
 
     #[test]
     fn a_write_waits_until_so_much_is_durable_that_it_has_room() {
@@ -321,5 +433,84 @@ mod tests {
                 queue.send(job).unwrap();
             }
         });
+    }
+
+    #[test]
+    fn nobody_stands_in_for_a_log_thread_that_is_at_work_or_about_to_be() {
+        let writer = writer(&SimDisk::new(1));
+        let stands_in = || writer.stand_in(|_| panic!("a turn")).unwrap();
+        assert!(!stands_in(), "it has not come to wait");
+        writer.queue.waiting.lock().log = State::Waits;
+        writer.queue.nudge();
+        assert!(!stands_in(), "it is about to take a turn");
+        writer.queue.waiting.lock().nudged = false;
+        let _ = write(&writer);
+        assert!(!stands_in(), "it is about to sync");
+    }
+
+    #[test]
+    fn who_stands_in_syncs_what_its_turn_wrote_and_leaves_what_comes_after_to_the_log_thread() {
+        let writer = writer(&SimDisk::new(1));
+        let (told, tells) = mpsc::channel();
+        let thread = LogThread(Arc::clone(&writer));
+        let runs = thread::spawn(move || thread.run(|durable| told.send(durable).unwrap()));
+        let wrote = Mutex::new(Vec::<Staged>::new());
+        stand_in(&writer, |durable| {
+            let before = wrote.lock().last().copied();
+            assert_eq!(
+                durable.map(|done| done.seq()),
+                before.map(|last| last.seq())
+            );
+            wrote.lock().push(write(&writer));
+        })
+        .unwrap();
+        let last = wrote.lock()[1];
+        let durable = tells.recv().unwrap();
+        assert_eq!(durable.map(|done| done.seq()), Some(last.seq()));
+        writer.queue.close();
+        runs.join().unwrap().unwrap();
+        assert!(tells.recv().is_err(), "more than it was left");
+    }
+
+    #[test]
+    fn a_log_thread_that_was_closed_meanwhile_ends_when_who_stands_in_is_done() {
+        let writer = writer(&SimDisk::new(1));
+        let thread = LogThread(Arc::clone(&writer));
+        let runs = thread::spawn(move || thread.run(|_| {}));
+        stand_in(&writer, |_| {
+            writer.queue.close();
+            for _ in 0..1_000 {
+                assert!(!runs.is_finished(), "beside who stands in for it");
+                thread::yield_now();
+            }
+            writer.queue.make_room(100).unwrap();
+        })
+        .unwrap();
+        runs.join().unwrap().unwrap();
+    }
+
+    #[test]
+    fn a_sync_that_fails_or_panics_in_who_stands_in_ends_the_log_thread() {
+        let disk = SimDisk::new(1);
+        let writer = writer(&disk);
+        for panics in [true, false] {
+            let thread = LogThread(Arc::clone(&writer));
+            writer.queue.waiting.lock().log = State::Busy;
+            let runs = thread::spawn(move || thread.run(|_| {}));
+            let failed = thread::scope(|scope| {
+                let stands_in = scope.spawn(|| {
+                    stand_in(&writer, |_| {
+                        assert!(!panics, "on purpose");
+                        disk.fail(Op::Sync, 1 + disk.count(Op::Sync), ErrorKind::Other);
+                        let _ = write(&writer);
+                    })
+                });
+                stands_in.join()
+            });
+            assert_eq!(failed.is_err(), panics);
+            assert!(failed.is_err() || failed.unwrap().is_err());
+            runs.join().unwrap().unwrap();
+            assert!(writer.queue.make_room(1).is_err(), "nobody waits for it");
+        }
     }
 }

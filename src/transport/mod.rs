@@ -119,6 +119,12 @@ pub trait Inbox: Send + Sync + 'static {
     /// to its log, and as long as its disk hangs: for threads of the node's own transport, before they wait for more.
     fn attend(&self);
 
+    /// Likewise, for a thread that brings entries, and behind which nothing waits that must not: a few it makes durable
+    /// itself, if the node's log is idle.
+    fn attend_to_entries(&self) {
+        self.attend();
+    }
+
     /// Has the node look at what was handed over, in a thread of its own. Never waits.
     fn rouse(&self);
 }

@@ -1,6 +1,7 @@
 //! A node whose peers are the test: what leaves it, and what comes in.
 
 use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use catamaran::raft::message::{AppendOutcome, Body, Message};
@@ -78,6 +79,24 @@ impl Peers {
     }
 
     pub(crate) fn say_with(&self, from: NodeId, term: u64, body: Body, entries: Vec<Entry>) {
+        self.deliver(from, term, body, entries);
+        self.inbox.rouse();
+    }
+
+    /// Says it in a thread that may take the turn for it, and write what it brings.
+    pub(crate) fn bring(
+        &self,
+        from: NodeId,
+        term: u64,
+        body: Body,
+        entries: Vec<Entry>,
+    ) -> JoinHandle<()> {
+        self.deliver(from, term, body, entries);
+        let inbox = Arc::clone(&self.inbox);
+        thread::spawn(move || inbox.attend_to_entries())
+    }
+
+    fn deliver(&self, from: NodeId, term: u64, body: Body, entries: Vec<Entry>) {
         let message = Message {
             term: Term(term),
             body,
@@ -87,7 +106,6 @@ impl Peers {
             message,
             entries,
         });
-        self.inbox.rouse();
     }
 
     /// The next message that leaves the node.

@@ -50,7 +50,7 @@ fn read(mut stream: TcpStream, shared: &Arc<Shared>) {
     let Ok((from, lane)) = welcome(&mut stream, shared, tracked.number) else {
         return;
     };
-    let ended = deliver(stream, shared, from);
+    let ended = deliver(stream, shared, from, lane);
     let mut speaking = shared.speaking.lock();
     if speaking.get(&(from, lane)) == Some(&tracked.number) {
         speaking.remove(&(from, lane));
@@ -125,12 +125,15 @@ fn check(hello: &Hello, shared: &Shared) -> Result<NodeId, Refusal> {
 }
 
 /// Hands on what comes in, until the connection ends.
-fn deliver(stream: TcpStream, shared: &Shared, from: NodeId) -> io::Result<()> {
+fn deliver(stream: TcpStream, shared: &Shared, from: NodeId, lane: LaneKind) -> io::Result<()> {
     let mut frames = Frames::new(stream, wire::max_body_bytes(&shared.context.limits));
     loop {
         frames.read_more()?;
         let handed_on = hand_on_all(&mut frames, shared, from);
-        shared.context.inbox.attend();
+        match lane {
+            LaneKind::Words => shared.context.inbox.attend(),
+            LaneKind::Entries => shared.context.inbox.attend_to_entries(),
+        }
         handed_on?;
     }
 }

@@ -17,7 +17,7 @@ use crate::runtime::apply::Applier;
 use crate::runtime::mailbox::{Mail, Proposed};
 use crate::runtime::outcome::{Budget, Proposal, Slot, promise};
 use crate::runtime::snapshot::Schedule;
-use crate::runtime::writer::{LogJob, Writer};
+use crate::runtime::writer::{LogJob, Taken, Writer};
 use crate::sim::SimDisk;
 use crate::snapshot::SnapshotStore;
 use crate::sync::{Condvar, explore, now};
@@ -28,7 +28,7 @@ use crate::wal::{Preparer, WalOptions};
 
 /// Messages from each of those who bring some.
 const MESSAGES: usize = 2;
-const BRINGERS: usize = 3;
+const BRINGERS: usize = 4;
 /// Proposals of each client.
 const PROPOSALS: usize = 2;
 /// What is proposed by a client that waits for the end of it, and by one that does not.
@@ -170,11 +170,26 @@ fn word() -> Incoming {
     message(Body::VoteReply { granted: true })
 }
 
+/// What its bringer may write in place of the log thread.
+fn entries() -> Incoming {
+    let id = LogId::new(Term(1), LogIndex(1));
+    let entry = Entry {
+        id,
+        kind: EntryKind::Normal,
+        payload: b"brought"[..].into(),
+    };
+    Incoming {
+        entries: vec![entry],
+        ..word()
+    }
+}
+
 /// A node's own parts, with [`Writes`] for consensus.
 struct Parts {
     turns: Arc<Turns<Counts, Writes>>,
     raft: RaftThread<Counts, Writes>,
-    writer: Writer,
+    log: LogThread,
+    budget: Arc<Budget>,
     applier: Applier<Counts>,
 }
 
@@ -200,9 +215,17 @@ fn parts(
         Arc::clone(&apply),
         Arc::clone(&progress),
     ));
-    let raft = turns.begin(Writes {
-        mailbox: Arc::clone(mailbox),
+    let budget = Arc::new(Budget::new(100));
+    let writer = Writer {
         queue: Arc::clone(&queue),
+        wal,
+        transport: Arc::new(Alone),
+        budget: Arc::clone(&budget),
+        taken: Mutex::new(Taken::default()),
+    };
+    let consensus = Writes {
+        mailbox: Arc::clone(mailbox),
+        queue,
         apply: Arc::clone(&apply),
         log,
         mail: Mail::default(),
@@ -211,13 +234,8 @@ fn parts(
         heard: 0,
         later: now() + Duration::from_secs(1_000_000),
         done: Arc::clone(done),
-    });
-    let writer = Writer {
-        queue,
-        wal,
-        transport: Arc::new(Alone),
-        budget: Arc::new(Budget::new(100)),
     };
+    let (raft, log) = turns.begin(consensus, writer);
     let disk = Arc::new(SimDisk::new(1));
     let store = SnapshotStore::open(disk, "/snapshots", ClusterId(1)).unwrap();
     let config = Config::try_from(Options::default()).unwrap();
@@ -235,7 +253,8 @@ fn parts(
     Parts {
         turns,
         raft,
-        writer,
+        log,
+        budget,
         applier,
     }
 }
@@ -247,14 +266,14 @@ fn scenario() {
     let Parts {
         turns,
         raft,
-        writer,
+        log,
+        budget,
         applier,
     } = parts(&mailbox, queue, Arc::clone(&apply), &done);
-    let budget = Arc::clone(&writer.budget);
     let (by_log, by_apply) = (Arc::clone(&turns), Arc::clone(&turns));
     let threads = [
         thread::spawn(move || raft.run().unwrap()),
-        thread::spawn(move || writer.run(|durable| by_log.take_by_log(durable)).unwrap()),
+        thread::spawn(move || log.run(|durable| by_log.take_by_log(durable)).unwrap()),
         thread::spawn(move || applier.run(|| by_apply.take_by_apply()).unwrap()),
     ];
     let clients = [AWAITED, UNAWAITED].map(|payload| {
@@ -281,6 +300,7 @@ fn scenario() {
     let bringers = [
         bring(word, |turns| turns.attend()),
         bring(word, |turns| turns.rouse()),
+        bring(entries, |turns| turns.attend_to_entries()),
         bring(answer, |turns| turns.rouse()),
     ];
     let all = clients.len() * PROPOSALS + bringers.len() * MESSAGES;
