@@ -6,32 +6,15 @@
     reason = "a test fails by panicking"
 )]
 
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/client.rs"]
-mod client;
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/cluster.rs"]
-mod cluster;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/served.rs"]
+mod served;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::path::Path;
-use std::time::Duration;
 
-use client::{Answer, Connection};
-use cluster::Cluster;
-
-const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// One node alone, up and leading.
-fn alone(dir: &Path) -> (Cluster, SocketAddr) {
-    let mut cluster = Cluster::new(EXE.into(), dir, 1, 1 << 20).unwrap();
-    cluster.start(1).unwrap();
-    cluster.wait_leader().unwrap();
-    let addr = cluster.addrs()[0];
-    (cluster, addr)
-}
+use served::client::{Answer, Connection};
+use served::{PATIENCE, alone};
 
 fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();

@@ -6,24 +6,19 @@
     reason = "a test fails by panicking"
 )]
 
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/client.rs"]
-mod client;
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/cluster.rs"]
-mod cluster;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/served.rs"]
+mod served;
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use client::{Answer, Client, Connection, Outcome};
-use cluster::Cluster;
-
-const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
-const PATIENCE: Duration = Duration::from_secs(60);
+use served::client::{Answer, Client, Connection, Outcome};
+use served::cluster::Cluster;
+use served::{EXE, PATIENCE, alone};
 
 fn run(args: &[&str]) -> Output {
     Command::new(EXE).args(args).output().unwrap()
@@ -55,15 +50,6 @@ fn serve(dir: &Path, peers: &str) -> Output {
         "--segment-bytes",
         "1048576",
     ])
-}
-
-/// One node alone, up and leading.
-fn alone(dir: &Path) -> (Cluster, SocketAddr) {
-    let mut cluster = Cluster::new(EXE.into(), dir, 1, 1 << 20).unwrap();
-    cluster.start(1).unwrap();
-    cluster.wait_leader().unwrap();
-    let addr = cluster.addrs()[0];
-    (cluster, addr)
 }
 
 #[test]

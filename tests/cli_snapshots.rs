@@ -6,20 +6,15 @@
     reason = "a test fails by panicking"
 )]
 
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/client.rs"]
-mod client;
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/cluster.rs"]
-mod cluster;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/served.rs"]
+mod served;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use client::{Answer, Connection};
-use cluster::Cluster;
-
-const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
-const PATIENCE: Duration = Duration::from_secs(60);
+use served::client::{Answer, Connection};
+use served::cluster::Cluster;
+use served::{EXE, PATIENCE};
 
 fn ask(connection: &mut Connection, command: &str) -> Answer {
     let words: Vec<&[u8]> = command.split(' ').map(str::as_bytes).collect();

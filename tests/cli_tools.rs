@@ -6,14 +6,11 @@
     reason = "a test fails by panicking"
 )]
 
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/client.rs"]
-mod client;
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/cluster.rs"]
-mod cluster;
 #[path = "support/json.rs"]
 mod json;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/served.rs"]
+mod served;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -25,12 +22,12 @@ use catamaran::log::{Log, NewEntry, encode_membership};
 use catamaran::types::{HardState, LogIndex};
 use catamaran::wal::WalOptions;
 use catamaran::{ClusterId, EntryKind, Member, Membership, NodeId, Term};
-use client::{Answer, Connection};
-use cluster::Cluster;
 use json::Json;
+use served::EXE;
+use served::client::{Answer, Connection};
+use served::cluster::Cluster;
 use tempfile::TempDir;
 
-const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
 const SEGMENT: u64 = 64 << 10;
 /// Enough for four segments.
 const ENTRIES: u64 = 40;

@@ -8,26 +8,23 @@
 )]
 
 #[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/client.rs"]
-mod client;
-#[allow(dead_code, reason = "shared with the command line")]
-#[path = "../src/bin/catamaran/cluster.rs"]
-mod cluster;
-#[allow(dead_code, reason = "shared with the command line")]
 #[path = "../src/bin/catamaran/load.rs"]
 mod load;
+#[allow(dead_code, reason = "shared with other tests")]
+#[path = "support/served.rs"]
+mod served;
 
 use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
 use load::Load;
+use served::client;
+use served::cluster::Cluster;
+use served::{EXE, PATIENCE};
 
-const EXE: &str = env!("CARGO_BIN_EXE_catamaran");
 const ROUNDS: u64 = 20;
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A seed from the environment, to repeat a run, or a new one.
 fn seed() -> u64 {
