@@ -16,7 +16,7 @@ use signal_hook::iterator::Signals;
 
 use crate::http;
 use crate::kv::Kv;
-use crate::sessions::Sessions;
+use crate::sessions::{MAX_CLIENTS, Sessions};
 use crate::{Failure, USAGE};
 
 /// What a command is larger than its arguments, at the most.
@@ -172,7 +172,8 @@ impl Serve {
             let _ = end.send(End::NodeStopped);
         })?;
         let resp = clients.local_addr().map_err(Failure::runtime)?;
-        let sessions = Sessions::new(clients, Arc::clone(&node), limit - COMMAND_BYTES);
+        let limit = limit - COMMAND_BYTES;
+        let sessions = Sessions::new(clients, Arc::clone(&node), limit, MAX_CLIENTS);
         let sessions = sessions.map_err(Failure::runtime)?;
         let recall = sessions.recall();
         spawn("clients", move || {

@@ -49,6 +49,8 @@ struct Connection {
     out: Vec<u8>,
     /// What of `out` was written.
     written: usize,
+    /// The bytes of all replies that the socket took.
+    taken: u64,
     /// Nothing more is read.
     closing: bool,
 }
@@ -63,8 +65,8 @@ enum UnderWay {
 pub(crate) enum Waits {
     /// For the client to ask, or for the node to answer.
     ForNews,
-    /// For the client to take its replies.
-    ForRoom,
+    /// For the client to take its replies, of which it has taken so many bytes.
+    ForRoom { taken: u64 },
     /// For its thread: there is more to read.
     ForThread,
     /// It is closed.
@@ -99,6 +101,7 @@ impl Session {
             under_way: VecDeque::new(),
             out: Vec::new(),
             written: 0,
+            taken: 0,
             closing: false,
         };
         Self {
@@ -139,7 +142,10 @@ impl Session {
         loop {
             match connection.answer(&waker)? {
                 Replies::UnderWay => return Ok(Waits::ForNews),
-                Replies::Stuck => return Ok(Waits::ForRoom),
+                Replies::Stuck => {
+                    let taken = connection.taken;
+                    return Ok(Waits::ForRoom { taken });
+                }
                 Replies::Sent if connection.closing => return Ok(Waits::Closed),
                 Replies::Sent => {}
             }
@@ -220,7 +226,10 @@ impl Connection {
             };
             match stream.write(&self.out[self.written..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
-                Ok(written) => self.written += written,
+                Ok(written) => {
+                    self.written += written;
+                    self.taken += written as u64;
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),

@@ -15,11 +15,11 @@ use crate::kv::Kv;
 use crate::resp::Reply;
 use crate::session::{Session, Waits};
 
-/// Clients at the same time; more are turned away.
-const MAX_CLIENTS: usize = 1_024;
+/// Clients at the same time.
+pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// What is read of a client at once, before another has its turn.
 const READ_BYTES: usize = 64 << 10;
-/// How long a client may refuse to read.
+/// How long a client may take nothing of its replies.
 const STUCK: Duration = Duration::from_secs(30);
 /// How long to wait before looking again at clients that refuse to read, or that could not be accepted.
 const RETRY: Duration = Duration::from_millis(200);
@@ -62,6 +62,13 @@ impl Recall {
     }
 }
 
+#[derive(Clone, Copy)]
+struct Stuck {
+    since: Instant,
+    /// The bytes of its replies that it had taken by then.
+    taken: u64,
+}
+
 pub(crate) struct Sessions {
     poll: Poll,
     listener: TcpListener,
@@ -69,10 +76,13 @@ pub(crate) struct Sessions {
     /// The most bytes of a request.
     limit: usize,
     recall: Arc<Recall>,
+    /// Clients at the same time; more are turned away.
+    most: usize,
     open: BTreeMap<usize, Arc<Session>>,
-    /// Since when they do not take their replies.
-    stuck: BTreeMap<usize, Instant>,
+    /// Those who do not take their replies.
+    stuck: BTreeMap<usize, Stuck>,
     next: usize,
+    all_accepted: bool,
     bytes: Vec<u8>,
 }
 
@@ -81,6 +91,7 @@ impl Sessions {
         listener: std::net::TcpListener,
         node: Arc<Node<Kv>>,
         limit: usize,
+        most: usize,
     ) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let mut listener = TcpListener::from_std(listener);
@@ -98,9 +109,11 @@ impl Sessions {
             node,
             limit,
             recall: Arc::new(recall),
+            most,
             open: BTreeMap::new(),
             stuck: BTreeMap::new(),
             next: 0,
+            all_accepted: true,
             bytes: vec![0; READ_BYTES],
         })
     }
@@ -114,33 +127,10 @@ impl Sessions {
     /// # Errors
     /// What the system says when it cannot be asked for news any more.
     pub(crate) fn run(mut self) -> io::Result<()> {
-        let mut events = Events::with_capacity(MAX_CLIENTS);
-        let mut all_accepted = true;
+        let mut events = Events::with_capacity(self.most);
         while !self.recall.ended.load(Ordering::Acquire) {
-            let all_well = all_accepted && self.stuck.is_empty();
-            match self.poll.poll(&mut events, (!all_well).then_some(RETRY)) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                polled => polled?,
-            }
-            for event in &events {
-                match event.token() {
-                    LISTENER => all_accepted = false,
-                    RECALL => {}
-                    Token(number) => {
-                        if let Some(session) = self.open.get(&number) {
-                            self.visit(&Arc::clone(session), Some(event));
-                        }
-                    }
-                }
-            }
-            let recalled = std::mem::take(&mut *self.recall.lock());
-            for session in recalled {
-                self.visit(&session, None);
-            }
-            if !all_accepted {
-                all_accepted = self.accept();
-            }
-            self.close_stuck(Instant::now());
+            self.wait(&mut events)?;
+            self.turn(&events, Instant::now());
         }
         for session in self.open.values() {
             session.close();
@@ -148,16 +138,55 @@ impl Sessions {
         Ok(())
     }
 
-    fn visit(&mut self, session: &Arc<Session>, event: Option<&Event>) {
+    /// Waits until there is something to do.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let all_well = self.all_accepted && self.stuck.is_empty();
+        match self.poll.poll(events, (!all_well).then_some(RETRY)) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {
+                events.clear();
+                Ok(())
+            }
+            polled => polled,
+        }
+    }
+
+    /// Looks after all who have news, and closes who has taken nothing for too long.
+    fn turn(&mut self, events: &Events, now: Instant) {
+        for event in events {
+            match event.token() {
+                LISTENER => self.all_accepted = false,
+                RECALL => {}
+                Token(number) => {
+                    if let Some(session) = self.open.get(&number) {
+                        self.visit(&Arc::clone(session), Some(event), now);
+                    }
+                }
+            }
+        }
+        let recalled = std::mem::take(&mut *self.recall.lock());
+        for session in recalled {
+            self.visit(&session, None, now);
+        }
+        if !self.all_accepted {
+            self.all_accepted = self.accept();
+        }
+        self.close_stuck(now);
+    }
+
+    fn visit(&mut self, session: &Arc<Session>, event: Option<&Event>, now: Instant) {
         let number = session.number();
         let waits = session.go_on(event, &mut self.bytes);
-        if waits == Waits::ForRoom {
-            self.stuck.entry(number).or_insert_with(Instant::now);
+        if let Waits::ForRoom { taken } = waits {
+            let stuck = Stuck { since: now, taken };
+            let known = self.stuck.entry(number).or_insert(stuck);
+            if known.taken != taken {
+                *known = stuck;
+            }
         } else {
             self.stuck.remove(&number);
         }
         match waits {
-            Waits::ForNews | Waits::ForRoom => {}
+            Waits::ForNews | Waits::ForRoom { .. } => {}
             // After the others.
             Waits::ForThread => self.recall.session(session),
             Waits::Closed => drop(self.open.remove(&number)),
@@ -166,8 +195,8 @@ impl Sessions {
 
     fn close_stuck(&mut self, now: Instant) {
         let open = &mut self.open;
-        self.stuck.retain(|number, since| {
-            let waits = now.saturating_duration_since(*since) < STUCK;
+        self.stuck.retain(|number, stuck| {
+            let waits = now.saturating_duration_since(stuck.since) < STUCK;
             if !waits && let Some(session) = open.remove(number) {
                 session.close();
             }
@@ -194,7 +223,7 @@ impl Sessions {
     }
 
     fn open(&mut self, mut stream: TcpStream) -> io::Result<()> {
-        if self.open.len() >= MAX_CLIENTS {
+        if self.open.len() >= self.most {
             let mut refusal = Vec::new();
             Reply::error("ERR max number of clients reached").write(&mut refusal);
             return stream.write_all(&refusal);
@@ -209,5 +238,157 @@ impl Sessions {
         let session = Session::new(number, node, recall, stream, self.limit);
         self.open.insert(number, Arc::new(session));
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+    use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+    use std::path::Path;
+    use std::thread;
+
+    use super::*;
+    use crate::kv::{When, Write};
+
+    /// A reply of more bytes than are gathered before they are written.
+    const LARGE: usize = 300_000;
+    /// Far more of them than the sockets hold.
+    const TIMES: usize = 200;
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    /// The sessions of a node that is alone, and where they are found.
+    fn sessions(dir: &Path, most: usize) -> (Sessions, SocketAddr) {
+        let node = Node::builder(catamaran::NodeId(1), dir)
+            .start(Kv::default())
+            .unwrap();
+        let set = Write::Set {
+            key: b"large".to_vec(),
+            value: vec![b'x'; LARGE],
+            when: When::Always,
+        };
+        node.propose(set.encode()).unwrap().wait().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let sessions = Sessions::new(listener, Arc::new(node), 1 << 20, most);
+        (sessions.unwrap(), addr)
+    }
+
+    fn connect(addr: SocketAddr) -> TcpStream {
+        let stream = TcpStream::connect(addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    }
+
+    impl Sessions {
+        /// One turn at the time `now`, whether there is news or not.
+        fn turn_at(&mut self, now: Instant) {
+            let mut events = Events::with_capacity(16);
+            self.recall.wake();
+            self.wait(&mut events).unwrap();
+            self.turn(&events, now);
+        }
+
+        /// Turns at the time `now` until it is so.
+        fn until(&mut self, now: Instant, is_so: impl Fn(&Self) -> bool) {
+            let begun = Instant::now();
+            while !is_so(self) {
+                assert!(begun.elapsed() < PATIENCE, "it never comes to be so");
+                self.turn_at(now);
+                thread::yield_now();
+            }
+        }
+    }
+
+    /// All that is there for a client whose connection was closed.
+    fn rest(mut stream: TcpStream) -> usize {
+        let mut bytes = Vec::new();
+        // Nothing more comes, whether it was closed in order or not.
+        let _ = stream.read_to_end(&mut bytes);
+        bytes.len()
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_for_thirty_seconds_is_closed_and_no_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut sessions, addr) = sessions(dir.path(), 2);
+        let start = Instant::now();
+        let mut other = connect(addr);
+        let mut lazy = connect(addr);
+        sessions.until(start, |sessions| sessions.open.len() == 2);
+        lazy.write_all("GET large\r\n".repeat(TIMES).as_bytes())
+            .unwrap();
+        sessions.until(start, |sessions| !sessions.stuck.is_empty());
+        // The sockets may yet take what they did not at first.
+        sessions.turn_at(start);
+
+        let almost = start + STUCK - Duration::from_millis(1);
+        sessions.turn_at(almost);
+        assert_eq!(sessions.open.len(), 2, "before its time");
+        sessions.turn_at(start + STUCK);
+        assert_eq!((sessions.open.len(), sessions.stuck.len()), (1, 0));
+        assert!(rest(lazy) < TIMES * LARGE);
+
+        other.write_all(b"PING\r\n").unwrap();
+        other.shutdown(Shutdown::Write).unwrap();
+        let late = start + 2 * STUCK;
+        sessions.until(late, |sessions| sessions.open.is_empty());
+        let mut reply = String::new();
+        other.read_to_string(&mut reply).unwrap();
+        assert_eq!(reply, "+PONG\r\n");
+    }
+
+    #[test]
+    fn a_client_that_takes_its_replies_slowly_is_not_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut sessions, addr) = sessions(dir.path(), 1);
+        let mut now = Instant::now();
+        let mut slow = connect(addr);
+        slow.write_all("GET large\r\n".repeat(TIMES).as_bytes())
+            .unwrap();
+        sessions.until(now, |sessions| !sessions.stuck.is_empty());
+        // Several replies, so that the socket tells of the room that they leave.
+        let mut bytes = vec![0; TIMES * LARGE / 20];
+        for part in 0..20 {
+            now += STUCK - Duration::from_millis(1);
+            let taken = sessions.stuck.get(&0).map(|stuck| stuck.taken);
+            slow.read_exact(&mut bytes).unwrap();
+            sessions.until(now, |sessions| {
+                let stuck = sessions.stuck.get(&0).map(|stuck| stuck.taken);
+                stuck.is_none() || stuck != taken
+            });
+            assert_eq!(sessions.open.len(), 1, "closed after part {part}");
+        }
+    }
+
+    #[test]
+    fn a_client_too_many_is_told_so_and_the_next_is_served_when_one_has_gone() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut sessions, addr) = sessions(dir.path(), 3);
+        let now = Instant::now();
+        let mut clients: Vec<_> = (0..3).map(|_| connect(addr)).collect();
+        sessions.until(now, |sessions| sessions.open.len() == 3);
+        for _ in 0..2 {
+            let mut turned_away = connect(addr);
+            turned_away.set_nonblocking(true).unwrap();
+            sessions.until(now, |_| turned_away.peek(&mut [0]).is_ok());
+            turned_away.set_nonblocking(false).unwrap();
+            let mut said = String::new();
+            turned_away.read_to_string(&mut said).unwrap();
+            assert_eq!(said, "-ERR max number of clients reached\r\n");
+        }
+        assert_eq!(sessions.open.len(), 3);
+
+        drop(clients.pop());
+        sessions.until(now, |sessions| sessions.open.len() == 2);
+        clients.push(connect(addr));
+        sessions.until(now, |sessions| sessions.open.len() == 3);
+        let newest = clients.last_mut().unwrap();
+        newest.write_all(b"PING\r\n").unwrap();
+        newest.shutdown(Shutdown::Write).unwrap();
+        sessions.until(now, |sessions| sessions.open.len() == 2);
+        let mut said = String::new();
+        newest.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "+PONG\r\n");
     }
 }
