@@ -90,9 +90,16 @@ fn welcome(
     let Hello { lane, addr, .. } = hello.map_err(refused)?;
     stream.set_read_timeout(None)?;
     shared.meet(from, addr);
+    let mut speaking = shared.speaking.lock();
+    let newest = speaking.entry((from, lane)).or_insert(number);
+    if *newest > number {
+        // Another was welcomed since this one was answered.
+        return Err(io::ErrorKind::ConnectionAborted.into());
+    }
+    let before = std::mem::replace(newest, number);
+    drop(speaking);
     // A connection whose other end is gone without a word would be read for ever.
-    let before = shared.speaking.lock().insert((from, lane), number);
-    if let Some(before) = before {
+    if before != number {
         shared.shut(before);
     }
     Ok((from, lane))

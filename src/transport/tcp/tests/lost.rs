@@ -67,6 +67,21 @@ fn neither_a_connection_that_another_replaces_nor_closing_down_is_a_loss() {
     assert!(a.lost.is_empty());
 }
 
+/// Its reader goes on late after it has answered: another has been welcomed meanwhile.
+#[test]
+fn a_connection_does_not_replace_one_that_is_newer() {
+    let a = start(identity(A, 1), bind(), bind().local_addr());
+    let speaking = &a.transport.running.shared.speaking;
+    let newer = ((B, LaneKind::Words), u64::MAX);
+    speaking.lock().extend([newer]);
+    let mut late = speak(a.addr);
+    let reader = readers(&a);
+    assert_eq!(late.read(&mut [0]).unwrap(), 0);
+    until_ended(&a, &reader);
+    assert_eq!(Vec::from_iter(speaking.lock().clone()), [newer]);
+    assert!(a.lost.is_empty());
+}
+
 #[test]
 fn who_closes_its_listener_after_its_connections_is_gone_all_the_same() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
