@@ -23,7 +23,7 @@ pub(crate) use snapshots::{Frozen, Schedule};
 use crate::config::memory_of;
 use crate::log::{LogReader, NewEntry, decode_membership};
 use crate::raft::Raft;
-use crate::raft::event::{NewEntries, Persist, ReadId, Source};
+use crate::raft::event::{Persist, ReadId, Source};
 use crate::raft::message::{Body, Message};
 use crate::snapshot::{Configuration, Meta, Whole};
 use crate::types::{
@@ -158,14 +158,11 @@ impl<S> Proposals<S> {
         }
     }
 
-    /// Remembers the slots of new entries by the entries' ids.
-    pub(crate) fn keep(&mut self, new: &NewEntries, slots: Vec<S>) {
-        let term = new.range.last.term;
-        let mut index = new.range.prev.index;
-        for slot in slots {
-            index = index.next();
-            self.slots.push_back((LogId::new(term, index), slot));
-        }
+    /// Remembers the slots of the log's newest entries, of which this is the last.
+    pub(crate) fn keep(&mut self, last: LogId, slots: Vec<S>) {
+        let before = last.index.0 - slots.len() as u64;
+        let ids = (before + 1..).map(|index| LogId::new(last.term, LogIndex(index)));
+        self.slots.extend(ids.zip(slots));
     }
 
     /// The slots of entries up to `upto`, which are committed now.
@@ -346,4 +343,46 @@ pub(crate) fn runs_of(entries: &[Entry]) -> Vec<TermRun> {
             first: chunk[0].id.index,
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::raft::event::NewEntries;
+    use crate::types::{HardState, Term};
+
+    #[test]
+    fn the_bytes_of_a_proposal_and_of_a_message_come_into_the_log_as_they_are() {
+        let payload = Bytes::from(vec![7; 100]);
+        let id = |index| LogId::new(Term(1), LogIndex(index));
+        let persist = |source| Persist {
+            seq: WriteSeq(1),
+            hard_state: HardState::default(),
+            truncate_from: None,
+            entries: Some(NewEntries {
+                range: EntryRange {
+                    prev: id(1),
+                    last: id(2),
+                },
+                source,
+            }),
+        };
+        let message = [Entry {
+            id: id(2),
+            kind: EntryKind::Normal,
+            payload: payload.clone(),
+        }];
+        let payloads = [payload];
+        let carried = [
+            (Source::Proposals, Carried::Proposals(&payloads)),
+            (Source::Message, Carried::Message(&message, &[])),
+        ];
+        for (source, carried) in carried {
+            let new = new_entries(&persist(source), &carried, &[]).unwrap();
+            let Payload::Shared(bytes) = new[0].payload else {
+                panic!("it is to be copied");
+            };
+            assert!(std::ptr::eq(bytes.as_ptr(), payloads[0].as_ptr()));
+        }
+    }
 }

@@ -17,7 +17,7 @@ use crate::driver::{
 };
 use crate::log::Log;
 use crate::raft::Raft;
-use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Source, Status};
+use crate::raft::event::{Effect, Event, Persist, Refusal, Release, RoleName, Status};
 use crate::snapshot::{SnapshotStore, Whole};
 use crate::state_machine::StateMachine;
 use crate::transport::{Incoming, Transport};
@@ -158,35 +158,20 @@ impl<M: StateMachine> Consensus<M> {
     fn propose_all(
         &mut self,
         payloads: Vec<Bytes>,
-        mut slots: Vec<Slot<M::Reply>>,
+        slots: Vec<Slot<M::Reply>>,
     ) -> Result<(), String> {
         let event = Event::Propose {
             count: payloads.len() as u64,
         };
-        let now = self.now();
-        let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(now, event, &mut effects);
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Persist(persist) => {
-                    let taken = persist
-                        .entries
-                        .filter(|new| new.source == Source::Proposals);
-                    self.persist(&persist, &Carried::Proposals(&payloads))?;
-                    if let Some(new) = taken {
-                        self.proposals.keep(&new, std::mem::take(&mut slots));
-                    }
+        match self.step(event, &Carried::Proposals(&payloads))? {
+            Some(refusal) => {
+                let refused = self.refused(refusal);
+                for slot in slots {
+                    slot.complete(Err(refused.clone()));
                 }
-                Effect::Refused(refusal) => {
-                    let refused = self.refused(refusal);
-                    for slot in slots.drain(..) {
-                        slot.complete(Err(refused.clone()));
-                    }
-                }
-                other => self.carry_out(other, &Carried::Nothing)?,
             }
+            None => self.proposals.keep(self.raft.pointers().last, slots),
         }
-        self.effects = effects;
         Ok(())
     }
 

@@ -27,7 +27,7 @@ use crate::driver::{
     weigh_log,
 };
 use crate::log::{Log, LogReader};
-use crate::raft::event::{Effect, Event, Persist, Refusal, Release, Source, Status};
+use crate::raft::event::{Effect, Event, Persist, Refusal, Release, Status};
 use crate::raft::message::Message;
 use crate::raft::{Boot, Raft};
 use crate::state_machine::StateMachine;
@@ -288,7 +288,7 @@ impl<M: StateMachine> Process<M> {
         if proposed.is_empty() {
             return Ok(());
         }
-        let (payloads, mut slots): (Vec<Bytes>, Vec<Slot>) = proposed
+        let (payloads, slots): (Vec<Bytes>, Vec<Slot>) = proposed
             .into_iter()
             .map(|Proposed { payload, slot }| (payload, slot))
             .unzip();
@@ -300,29 +300,15 @@ impl<M: StateMachine> Process<M> {
         let event = Event::Propose {
             count: payloads.len() as u64,
         };
-        let mut effects = std::mem::take(&mut self.effects);
-        self.raft.step(now, event, &mut effects);
-        for effect in effects.drain(..) {
-            match effect {
-                Effect::Persist(persist) => {
-                    let taken = persist
-                        .entries
-                        .filter(|new| new.source == Source::Proposals);
-                    self.persist(&persist, &Carried::Proposals(&payloads), watch)?;
-                    if let Some(new) = taken {
-                        self.proposals.keep(&new, std::mem::take(&mut slots));
-                    }
+        match self.step(now, event, &Carried::Proposals(&payloads), watch)? {
+            Some(refusal) => {
+                for slot in slots {
+                    slot.refused(whom_to_ask(refusal));
                 }
-                Effect::Refused(refusal) => {
-                    for slot in slots.drain(..) {
-                        slot.refused(whom_to_ask(refusal));
-                    }
-                }
-                other => self.carry_out(other, &Carried::Nothing, watch)?,
             }
+            None => self.proposals.keep(self.raft.pointers().last, slots),
         }
-        self.effects = effects;
-        self.stepped(watch)
+        Ok(())
     }
 
     /// Takes a step; tells why what the event asked for was not taken, if it was not.
