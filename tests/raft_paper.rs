@@ -44,6 +44,7 @@ mod transfer;
 
 use std::collections::BTreeSet;
 
+use catamaran::config::Config;
 use catamaran::raft::Raft;
 use catamaran::raft::event::{
     Effect, Event, NewEntries, Persist, ReadId, Refusal, Release, RoleName, Source, Status,
@@ -173,7 +174,12 @@ fn commits(effects: &[Effect]) -> Vec<LogId> {
 /// Node 1 of three, elected in term 1 with an empty log, its own writes durable; the no-op is not
 /// acknowledged by anyone.
 fn leader() -> Raft {
-    let mut raft = core(3, &[]);
+    leader_of(&config())
+}
+
+/// The same, with these options.
+fn leader_of(config: &Config) -> Raft {
+    let mut raft = Raft::new(config, boot(1, 3, &disk(&[]), 7), Time::default());
     let deadline = raft.deadline();
     step_at(&mut raft, deadline, Event::Tick);
     step(

@@ -6,6 +6,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/until.rs"]
+mod until;
+
 use std::io::{self, Read, Write};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -13,13 +16,11 @@ use std::time::{Duration, Instant};
 use catamaran::node::Builder;
 use catamaran::transport::{InMemory, Tcp};
 use catamaran::{
-    ClusterId, Entry, Error, LogIndex, Member, MemberRole, Membership, Node, NodeId, NodeStatus,
-    Options, Snapshot, StateMachine,
+    ClusterId, Entry, Error, LogIndex, Member, MemberRole, Membership, Node, NodeId, Options,
+    Snapshot, StateMachine,
 };
 use tempfile::TempDir;
-
-/// Long enough for anything that is going to happen at all.
-const PATIENCE: Duration = Duration::from_secs(120);
+use until::{PATIENCE, until};
 
 /// Counts entries.
 #[derive(Default)]
@@ -126,19 +127,6 @@ fn compact(node: &Node<Counter>, index: LogIndex) {
     while node.status().first <= index {
         assert!(Instant::now() < deadline, "{:?}", node.status());
         feed(node, 20);
-    }
-}
-
-/// Looks until it is so.
-fn until(node: &Node<Counter>, is_so: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = node.status();
-        if is_so(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "never so: {status:?}");
-        std::thread::yield_now();
     }
 }
 

@@ -6,6 +6,9 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/until.rs"]
+mod until;
+
 use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -24,9 +27,8 @@ use catamaran::{
     StateMachine,
 };
 use parking_lot::Mutex;
+use until::{PATIENCE, until};
 
-/// Long enough for anything that is going to happen at all.
-const PATIENCE: Duration = Duration::from_secs(120);
 const PAYLOAD: usize = 4_096;
 const C: NodeId = NodeId(3);
 
@@ -264,15 +266,6 @@ fn write<'a>(nodes: impl Iterator<Item = &'a Node<Book>> + Clone, page: &[u8]) {
             }
         }
         assert!(Instant::now() < deadline, "nobody takes it");
-    }
-}
-
-/// Looks until it is so.
-fn until(node: &Node<Book>, is_so: impl Fn(&NodeStatus) -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !is_so(&node.status()) {
-        assert!(Instant::now() < deadline, "never so: {:?}", node.status());
-        std::thread::yield_now();
     }
 }
 

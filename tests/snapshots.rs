@@ -6,12 +6,15 @@
     reason = "a test fails by panicking"
 )]
 
+#[path = "support/until.rs"]
+mod until;
+
 use std::fs;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use catamaran::sim::{Moment, SimDisk, Survival};
 use catamaran::snapshot::{Configuration, Meta, SnapshotError, SnapshotStore};
@@ -22,9 +25,7 @@ use catamaran::{
     StateMachine,
 };
 use parking_lot::Mutex;
-
-/// Long enough for anything that is going to happen at all.
-const PATIENCE: Duration = Duration::from_secs(120);
+use until::{PATIENCE, until};
 
 type Hook = Arc<dyn Fn() -> io::Result<()> + Send + Sync>;
 
@@ -157,19 +158,6 @@ fn feed_with_snapshots(node: &Node<Tally>, upto: u64) {
         next = due + 1;
     }
     feed(node, next, upto);
-}
-
-/// Looks until it is so.
-fn until(node: &Node<Tally>, is_so: impl Fn(&NodeStatus) -> bool) -> NodeStatus {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let status = node.status();
-        if is_so(&status) {
-            return status;
-        }
-        assert!(Instant::now() < deadline, "never so: {status:?}");
-        std::thread::yield_now();
-    }
 }
 
 fn has_snapshot(status: &NodeStatus, at_least: u64) -> bool {

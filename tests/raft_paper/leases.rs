@@ -1,7 +1,6 @@
 //! Reads by lease: thesis, section 6.4.1.
 
 use super::*;
-use catamaran::config::Config;
 use std::time::Duration;
 
 const D: NodeId = NodeId(4);

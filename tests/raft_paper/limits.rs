@@ -1,7 +1,7 @@
 //! What a leader has under way is bounded in bytes, however long a follower takes nothing.
 
 use super::*;
-use catamaran::config::{Config, Options};
+use catamaran::config::Options;
 
 /// An eighth of it may be on its way to a follower: 8,192 bytes.
 const MEMORY: u64 = 64 << 10;
@@ -13,19 +13,6 @@ fn config_of(trailing_entries: u64) -> Config {
         ..Options::default()
     };
     Config::try_from(options).unwrap()
-}
-
-/// Node 1 of three, which leads in term 1; its no-op is not acknowledged.
-fn leader_of(config: &Config) -> Raft {
-    let mut raft = Raft::new(config, boot(1, 3, &disk(&[]), 7), Time::default());
-    let deadline = raft.deadline();
-    step_at(&mut raft, deadline, Event::Tick);
-    let granted = Body::PreVoteReply { granted: true };
-    step(&mut raft, received(B, 1, granted));
-    sync(&mut raft, 1);
-    step(&mut raft, received(B, 1, Body::VoteReply { granted: true }));
-    sync(&mut raft, 2);
-    raft
 }
 
 /// Proposes one entry of so many bytes.

@@ -1,7 +1,7 @@
 //! Flow to one follower: limits, and answers that come late, twice or out of order.
 
 use super::*;
-use catamaran::config::{Config, Options};
+use catamaran::config::Options;
 
 /// The appends to `B` among these effects, as (prev, last).
 fn to_b(effects: &[Effect]) -> Vec<(u64, u64)> {
@@ -30,16 +30,7 @@ fn leader_with(max_append_entries: u64, max_inflight_appends: usize) -> Raft {
         max_inflight_appends,
         ..Options::default()
     };
-    let config = Config::try_from(options).unwrap();
-    let mut raft = Raft::new(&config, boot(1, 3, &disk(&[]), 7), Time::default());
-    let deadline = raft.deadline();
-    step_at(&mut raft, deadline, Event::Tick);
-    let granted = Body::PreVoteReply { granted: true };
-    step(&mut raft, received(B, 1, granted));
-    sync(&mut raft, 1);
-    step(&mut raft, received(B, 1, Body::VoteReply { granted: true }));
-    sync(&mut raft, 2);
-    raft
+    leader_of(&Config::try_from(options).unwrap())
 }
 
 #[test]
