@@ -181,6 +181,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_large_payload_is_written_from_where_it_is() {
+        let payload = Bytes::from(vec![1; APART]);
+        let mut gathered = Gathered::default();
+        gathered.put(|bytes| bytes.push(0));
+        gathered.put_payload(&payload);
+        let unwritten = gathered.unwritten();
+        assert_eq!(unwritten[1].as_ptr(), payload.as_ptr());
+        assert_eq!(unwritten[1].len(), APART);
+    }
+
     proptest! {
         #[test]
         fn all_is_written_once_and_in_order_however_little_is_taken(
