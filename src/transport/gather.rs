@@ -125,7 +125,8 @@ impl Gathered {
         left.take(SLICES).collect()
     }
 
-    fn clear(&mut self) {
+    /// Forgets what is left to write.
+    pub(super) fn clear(&mut self) {
         self.bytes.clear();
         self.bytes.shrink_to(KEPT);
         self.apart.clear();

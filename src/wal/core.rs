@@ -21,6 +21,7 @@ use super::format::{
 };
 use super::index::{Index, Offsets, Segment, Stretch};
 use super::reader::Stored;
+use super::room::Room;
 use super::stock::{Plan, Stock};
 use super::{LAST_INDEX, Record};
 use crate::error::Fault;
@@ -76,7 +77,9 @@ pub(super) struct Core {
     end: u64,
     queue: VecDeque<Chunk>,
     in_flight: Option<Arc<Chunk>>,
-    spare: Vec<u8>,
+    /// Of chunks and of footers that are on the disk.
+    chunk_room: Room<u8>,
+    footer_room: Room<u8>,
     pub(super) written: WriteSeq,
     pub(super) durable: WriteSeq,
     /// A fence is staged that no write's number stands for, so all that is queued has to be written.
@@ -109,7 +112,8 @@ impl Core {
             end: fence.offset,
             queue: VecDeque::new(),
             in_flight: None,
-            spare: Vec::new(),
+            chunk_room: Room::default(),
+            footer_room: Room::default(),
             written: WriteSeq::ZERO,
             durable: WriteSeq::ZERO,
             owes_fence: false,
@@ -367,7 +371,7 @@ impl Core {
             before.last = self.index.last;
         }
         let segment = Arc::clone(&self.active);
-        let bytes = std::mem::take(&mut self.spare);
+        let bytes = self.chunk_room.take();
         let mut chunk = Chunk::new(segment, self.end, bytes);
         chunk.covers = self.written;
         self.queue.push_back(chunk);
@@ -377,8 +381,9 @@ impl Core {
     fn seal(&mut self, plan: &Plan) {
         let (footer, offsets) = self.index.footer(self.end, self.state.clone());
         let (id, size) = (self.active.id, self.active.size);
+        let room = self.footer_room.take();
         let tail = Tail {
-            bytes: footer.encode(offsets, id, size),
+            bytes: footer.encode(offsets, id, size, room),
             table_at: footer.table_at(size),
         };
         debug_assert!(
@@ -479,12 +484,13 @@ impl Core {
         }
         let dead = self.index.spans.drain(..chunk.dead);
         let dead = dead.map(|span| span.segment).collect();
-        if let Ok(mut chunk) = Arc::try_unwrap(chunk)
-            && chunk.bytes.capacity() > self.spare.capacity()
-            && chunk.bytes.capacity() <= KEEP_BYTES
-        {
-            chunk.bytes.clear();
-            self.spare = chunk.bytes;
+        if let Ok(Chunk { bytes, footer, .. }) = Arc::try_unwrap(chunk) {
+            if bytes.capacity() <= KEEP_BYTES {
+                self.chunk_room.keep(bytes);
+            }
+            if let Some(tail) = footer {
+                self.footer_room.keep_fitting(tail.bytes);
+            }
         }
         dead
     }

@@ -88,16 +88,17 @@ impl Footer {
         size - (TAIL_BYTES + table_bytes(self.count)) as u64
     }
 
-    /// Encodes the footer; it stands at the very end of a segment of `size` bytes.
+    /// Encodes the footer; it stands at the very end of a segment of `size` bytes. Of `out` only the room is used.
     #[expect(
         clippy::cast_possible_truncation,
         reason = "a segment is at most 1 GiB, and all of this lies in it"
     )]
-    pub(super) fn encode(&self, offsets: &[u32], id: u64, size: u64) -> Vec<u8> {
+    pub(super) fn encode(&self, offsets: &[u32], id: u64, size: u64, mut out: Vec<u8>) -> Vec<u8> {
         debug_assert_eq!(self.count, offsets.len());
+        out.clear();
         let summary = self.summary_bytes();
         let body = summary + table_bytes(self.count);
-        let mut out = Vec::with_capacity(body + TAIL_BYTES);
+        out.reserve(body + TAIL_BYTES);
         if let Some(state) = &self.state {
             out.extend_from_slice(state);
             out.resize(state.len().next_multiple_of(8), 0);
@@ -249,7 +250,7 @@ mod tests {
             count: 3,
         };
         let size = 65536;
-        let encoded = footer.encode(&[4096, 4136, 4168], 11, size as u64);
+        let encoded = footer.encode(&[4096, 4136, 4168], 11, size as u64, vec![7; 1000]);
         let mut segment = vec![0; size];
         let starts = size - encoded.len();
         segment[starts..].copy_from_slice(&encoded);

@@ -17,6 +17,7 @@ use std::sync::{Arc, OnceLock};
 use super::error::{ReadError, WalError};
 use super::footer::{Footer, Run};
 use super::format::{Head, StartInfo};
+use super::room::Room;
 use crate::sync::{AtomicBool, AtomicU64};
 use crate::types::LogIndex;
 use crate::vfs::DiskFile;
@@ -142,6 +143,8 @@ pub(super) struct Index {
     pub(super) floor_mark: u64,
     pub(super) last: LogIndex,
     pub(super) last_mark: u64,
+    /// Of tables that stand in a footer now.
+    room: Room<u32>,
 }
 
 impl Index {
@@ -167,7 +170,7 @@ impl Index {
             base: self.last.next(),
             lo: self.last.next(),
             hi: self.last,
-            table: Table::Growing(Vec::new()),
+            table: Table::Growing(self.room.take()),
         });
     }
 
@@ -295,8 +298,10 @@ impl Index {
             .iter_mut()
             .rev()
             .find(|span| span.segment.sequence == sequence);
-        if let Some(span) = span {
-            span.table = Table::Sealed(table);
+        let Some(span) = span else { return };
+        let before = std::mem::replace(&mut span.table, Table::Sealed(table));
+        if let Table::Growing(offsets) = before {
+            self.room.keep_fitting(offsets);
         }
     }
 

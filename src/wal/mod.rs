@@ -54,6 +54,7 @@ mod options;
 mod prepare;
 mod reader;
 mod recover;
+mod room;
 mod scan;
 mod scrub;
 mod stock;

@@ -17,7 +17,7 @@
 
 use std::io::ErrorKind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use super::error::WalError;
 use super::format::{self, HEAD_BYTES, Header};
@@ -30,6 +30,8 @@ use crate::vfs::{Access, Disk, DiskFile};
 /// walks through the whole of those that it touches, which takes a twentieth of a small commit if they are of 1 MiB.
 /// Smaller ones cost the writes of a MiB more than they spare the small ones.
 const CHUNK_BYTES: usize = 256 << 10;
+/// For all logs of a process. Nobody writes to it, so it takes no memory.
+static ZEROS: LazyLock<Vec<u8>> = LazyLock::new(|| vec![0; CHUNK_BYTES]);
 /// How much is synced at once. So much may stand before a sync of the log in the disk's queue: more makes one
 /// wait longer, less makes more of them wait.
 const SYNC_BYTES: u64 = 8 << 20;
@@ -71,7 +73,6 @@ fn fill_file(
     waits: impl Fn() -> bool,
 ) -> Result<(), Fault> {
     let mut may_reserve = true;
-    let zeros = vec![0; CHUNK_BYTES.min(usize::try_from(segment.size).unwrap_or(CHUNK_BYTES))];
     let mut offset = 0;
     while offset < segment.size {
         if may_reserve && waits() {
@@ -81,7 +82,7 @@ fn fill_file(
             }
         }
         let left = usize::try_from(segment.size - offset).unwrap_or(usize::MAX);
-        let chunk = &zeros[..zeros.len().min(left)];
+        let chunk = &ZEROS[..CHUNK_BYTES.min(left)];
         file.write_at(offset, chunk)
             .map_err(Fault::at("write", temporary))?;
         offset += chunk.len() as u64;

@@ -285,7 +285,8 @@ impl Survey {
     /// Whether the last segment's bytes end with the footer that its frames make. Later opens go by it alone.
     fn is_footer(&self, file: &Found, bytes: &[u8], end: u64) -> bool {
         let (footer, offsets) = self.index.footer(end, self.state.clone());
-        bytes.ends_with(&footer.encode(offsets, file.segment.id, file.segment.size))
+        let Segment { id, size, .. } = *file.segment;
+        bytes.ends_with(&footer.encode(offsets, id, size, Vec::new()))
     }
 
     /// The segments behind the last in use: prepared ones, or the first write to one that did not end.

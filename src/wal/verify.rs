@@ -200,7 +200,7 @@ mod tests {
             count: 2,
         };
         change(&mut footer, &mut offsets);
-        let footer = footer.encode(&offsets, ID, SIZE);
+        let footer = footer.encode(&offsets, ID, SIZE, Vec::new());
         bytes.resize(SIZE as usize - footer.len(), 0);
         bytes.extend_from_slice(&footer);
         bytes

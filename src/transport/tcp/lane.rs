@@ -34,6 +34,8 @@ struct State {
     /// Asks to be answered.
     answers: VecDeque<Ask>,
     line: Line,
+    /// The room of what went out over the connection before, for the next.
+    room: Gathered,
     /// The peer was forgotten, or the transport closes.
     ended: bool,
 }
@@ -64,11 +66,12 @@ pub(super) enum Work<'a> {
 }
 
 impl Lane {
-    pub(super) const fn new() -> Self {
+    pub(super) fn new() -> Self {
         let state = State {
             parcels: VecDeque::new(),
             answers: VecDeque::new(),
             line: Line::Down,
+            room: Gathered::default(),
             ended: false,
         };
         Self {
@@ -138,9 +141,10 @@ impl Lane {
     /// There is a connection.
     pub(super) fn connected(&self, stream: TcpStream, tracked: Tracked) -> io::Result<()> {
         stream.set_nonblocking(true)?;
-        self.state.lock().line = Line::Free(Connection {
+        let mut state = self.state.lock();
+        state.line = Line::Free(Connection {
             stream,
-            out: Gathered::default(),
+            out: std::mem::take(&mut state.room),
             _tracked: tracked,
         });
         Ok(())
@@ -186,6 +190,7 @@ impl Lane {
             Line::Free(connection) => Some(Hold {
                 lane: self,
                 connection: Some(connection),
+                is_lost: false,
             }),
             other => {
                 state.line = other;
@@ -226,6 +231,7 @@ fn is_small(parcel: &Parcel) -> bool {
 pub(super) struct Hold<'a> {
     lane: &'a Lane,
     connection: Option<Connection>,
+    is_lost: bool,
 }
 
 impl Hold<'_> {
@@ -268,7 +274,7 @@ impl Hold<'_> {
 
     /// The connection is of no more use.
     pub(super) fn lose(mut self) {
-        self.connection = None;
+        self.is_lost = true;
     }
 
     /// Writes a parcel as far as the socket takes it. One that is larger than it looked is queued, before what
@@ -280,24 +286,31 @@ impl Hold<'_> {
         if !put_small(&parcel, context, out) {
             self.lane.state.lock().parcels.push_front(parcel);
         } else if out.write_to(stream).is_err() {
-            self.connection = None;
+            self.is_lost = true;
         }
     }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
-        let connection = self.connection.take().filter(|_| !thread::panicking());
+        let mut connection = self.connection.take();
+        let is_lost = self.is_lost || thread::panicking();
+        // Closed without the lock.
+        let lost = connection.take_if(|_| is_lost);
+        let room = lost.map(|Connection { mut out, .. }| {
+            out.clear();
+            out
+        });
         let mut state = self.lane.state.lock();
         let unsent = connection.as_ref().is_some_and(|to| to.out.left() > 0);
         let idle = !unsent && state.parcels.is_empty() && state.answers.is_empty();
-        let lost = connection.is_none();
         state.line = connection.map_or(Line::Down, Line::Free);
-        if lost {
+        if let Some(room) = room {
+            state.room = room;
             state.parcels.clear();
             state.answers.clear();
         }
-        if lost || !idle || state.ended {
+        if is_lost || !idle || state.ended {
             self.lane.changed.notify_one();
         }
     }

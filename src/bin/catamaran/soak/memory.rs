@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// From when on the slope is taken: before, buffers and tables grow to their size.
-const WARM_UP: Duration = Duration::from_secs(120);
+/// From which age on the slope is taken: before, buffers and tables grow to their size, and each thread comes to do
+/// at least once what any of them may.
+const WARM_UP: Duration = Duration::from_secs(300);
 
 /// The resident anonymous memory of each process over its life. The log's memory maps are not in it: those pages
 /// are the file's, and the system's to take back.
@@ -69,11 +70,13 @@ impl Memory {
 /// Where a series of samples goes.
 #[derive(Clone, PartialEq, Debug, Default)]
 pub(crate) struct Trend {
-    /// Of the straight line that lies nearest (least squares), once it is warm: after two minutes, or the first
-    /// quarter if that is less.
+    /// From when on it counts as warm: five minutes behind the first sample, or in the middle of a short series.
+    pub(crate) warm: Duration,
+    /// Of the straight line that lies nearest (least squares) to the samples since then.
     pub(crate) kib_per_min: f64,
-    /// The mean of that part.
+    /// The mean of those samples, and the most of them.
     pub(crate) mean_kib: f64,
+    pub(crate) most_kib: u64,
     /// The newest.
     pub(crate) last_kib: u64,
 }
@@ -83,9 +86,10 @@ impl Trend {
         let (Some((first, _)), Some((last, last_kib))) = (samples.first(), samples.last()) else {
             return Self::default();
         };
-        let from = *first + WARM_UP.min((*last - *first) / 4);
-        let warm = samples.iter().filter(|(at, _)| *at >= from);
-        let points: Vec<(f64, f64)> = warm
+        let warm = *first + WARM_UP.min((*last - *first) / 2);
+        let since = samples.iter().filter(|(at, _)| *at >= warm);
+        let most_kib = since.clone().map(|(_, kib)| *kib).max().unwrap_or(0);
+        let points: Vec<(f64, f64)> = since
             .map(|(at, kib)| (at.as_secs_f64() / 60.0, *kib as f64))
             .collect();
         let mean =
@@ -97,8 +101,10 @@ impl Trend {
             .map(|point| (point.0 - x) * (point.1 - y))
             .sum();
         Self {
+            warm,
             kib_per_min: if along > 0.0 { both / along } else { 0.0 },
             mean_kib: y,
+            most_kib,
             last_kib: *last_kib,
         }
     }
@@ -124,20 +130,33 @@ mod tests {
     #[test]
     fn growth_is_told_in_kib_a_minute_and_what_is_held_before_it_is_warm_is_left_out() {
         let mut memory = Memory::default();
-        for at in 0..600 {
-            memory.add(second(at), 1, if at < 120 { 1 } else { 5_000 + at });
+        for at in 10..1_000 {
+            memory.add(second(at), 1, if at < 310 { 9_000 } else { 5_000 + at });
             memory.add(second(at), 2, 7_000);
         }
-        let grows = memory.of(1).kib_per_min;
-        assert!((grows - 60.0).abs() < 1e-6, "{grows}");
+        let grows = memory.of(1);
+        assert!((grows.kib_per_min - 60.0).abs() < 1e-6, "{grows:?}");
+        assert_eq!((grows.warm, grows.most_kib), (second(310), 5_999));
         let flat = Trend {
+            warm: second(310),
             kib_per_min: 0.0,
             mean_kib: 7_000.0,
+            most_kib: 7_000,
             last_kib: 7_000,
         };
         assert_eq!(memory.of(2), flat);
-        assert_eq!(memory.max_kib(), 7_000);
+        assert_eq!(memory.max_kib(), 9_000);
         assert_eq!(memory.of(3), Trend::default());
+    }
+
+    #[test]
+    fn of_a_short_run_the_second_half_is_taken_for_warm() {
+        let mut memory = Memory::default();
+        for at in 0..=100 {
+            memory.add(second(at), 1, if at < 50 { 100 * at } else { 5_000 });
+        }
+        let trend = memory.of(1);
+        assert_eq!((trend.warm, trend.kib_per_min), (second(50), 0.0));
     }
 
     #[test]

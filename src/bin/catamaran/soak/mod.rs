@@ -167,7 +167,8 @@ impl Run {
             // The last one is back and has caught up some time before the end.
             if now >= kill_at && now + period / 2 < end {
                 self.kill()?;
-                kill_at += period;
+                // From now on: a machine that stood still for a while does not kill one after the other.
+                kill_at = now + period;
             }
             if now >= sample_at {
                 self.sample()?;

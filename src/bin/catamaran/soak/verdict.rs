@@ -93,8 +93,11 @@ impl Verdict {
         }
         println!("errors beyond those  {}", self.unexpected);
         println!(
-            "memory of node 1     {:.0} KiB, growing {:.1} KiB a minute",
-            self.spared.mean_kib, self.spared.kib_per_min
+            "memory of node 1     {:.0} KiB, growing {:.1} KiB a minute, at most {} KiB, from second {} on",
+            self.spared.mean_kib,
+            self.spared.kib_per_min,
+            self.spared.most_kib,
+            self.spared.warm.as_secs()
         );
         println!(
             "  of others at 10 s  {:.0} KiB, growing {:.1} KiB a minute",
@@ -126,7 +129,9 @@ impl Verdict {
             .number("pauses", self.pauses)
             .raw("errors", &errors.finish())
             .number("unexpected", self.unexpected)
+            .number("memory_from_s", self.spared.warm.as_secs())
             .number("memory_kib", format!("{:.0}", self.spared.mean_kib))
+            .number("memory_most_kib", self.spared.most_kib)
             .number(
                 "memory_slope_kib_per_min",
                 format!("{:.2}", self.spared.kib_per_min),
