@@ -374,24 +374,30 @@ fn what_is_sent_without_a_connection_is_dropped() {
 
 /// A member whose peer has welcomed it, and reads nothing so far; its connections for words and for entries.
 fn stalled() -> (Peer, TcpStream, TcpStream) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    stalled_at(&TcpListener::bind("127.0.0.1:0").unwrap())
+}
+
+fn stalled_at(listener: &TcpListener) -> (Peer, TcpStream, TcpStream) {
     let a = start(identity(A, 1), bind(), listener.local_addr().unwrap());
-    let mut streams = [0; 2].map(|_| {
-        let (mut accepted, _) = listener.accept().unwrap();
-        let mut hello = [0; wire::HELLO_BYTES];
-        accepted.read_exact(&mut hello).unwrap();
-        let mut addr = vec![0; Hello::addr_bytes(&hello).unwrap()];
-        accepted.read_exact(&mut addr).unwrap();
-        let hello = Hello::decode(&hello, &addr).unwrap();
-        accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
-        accepted.set_read_timeout(Some(PATIENCE)).unwrap();
-        (hello.lane, accepted)
-    });
+    let mut streams = [0; 2].map(|_| welcome(listener));
     streams.sort_by_key(|(lane, _)| *lane);
     let [(LaneKind::Words, words), (LaneKind::Entries, entries)] = streams else {
         panic!("one connection of each kind");
     };
     (a, words, entries)
+}
+
+/// Welcomes the next that connects, as node 2.
+fn welcome(listener: &TcpListener) -> (LaneKind, TcpStream) {
+    let (mut accepted, _) = listener.accept().unwrap();
+    let mut hello = [0; wire::HELLO_BYTES];
+    accepted.read_exact(&mut hello).unwrap();
+    let mut addr = vec![0; Hello::addr_bytes(&hello).unwrap()];
+    accepted.read_exact(&mut addr).unwrap();
+    let hello = Hello::decode(&hello, &addr).unwrap();
+    accepted.write_all(&wire::encode_answer(Ok(()), 2)).unwrap();
+    accepted.set_read_timeout(Some(PATIENCE)).unwrap();
+    (hello.lane, accepted)
 }
 
 /// An append of so many entries.

@@ -134,3 +134,29 @@ fn who_comes_back_is_connected_before_there_is_anything_to_say() {
     // The answer to the hello may still be on its way.
     assert!(until_heard(&a, B, &b.inbox) < 10);
 }
+
+#[test]
+fn what_a_connection_did_not_take_does_not_go_out_over_the_next() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (a, _words, entries) = stalled_at(&listener);
+    let lanes = a.transport.running.shared.peers.lanes(B).unwrap();
+    let mut round = 0;
+    while lanes.queued() < 20 {
+        round += 1;
+        a.transport.send(B, append(1, round, 1));
+    }
+    drop(entries);
+    let (kind, again) = welcome(&listener);
+    while lanes.lane(kind).is_down() {
+        thread::yield_now();
+    }
+    a.transport.send(B, append(2, 0, 1));
+    let mut frames = Frames::new(again, wire::max_body_bytes(&LIMITS));
+    while frames.next().unwrap().is_none_or(|frame| {
+        let (message, _) = wire::decode_body(frame.body(), &LIMITS, || frame.keep()).unwrap();
+        assert_eq!(message.term, Term(2));
+        false
+    }) {
+        frames.read_more().unwrap();
+    }
+}
