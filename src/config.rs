@@ -18,7 +18,7 @@ pub struct Options {
     pub segment_bytes: u64,
     /// The largest proposal, in bytes. Default 4 MiB; 1 byte to a quarter of a segment, at most 64 MiB.
     pub max_entry_bytes: usize,
-    /// How many entries one append message may name. Default 4,096; 1 to 65,536.
+    /// How many entries one append message may name. Default 1,024; 1 to 65,536.
     pub max_append_entries: u64,
     /// About how many payload bytes one append message carries, at least one entry. Default 1 MiB; 1 KiB
     /// to 64 MiB.
@@ -89,7 +89,7 @@ impl Default for Options {
             heartbeat_interval: Duration::from_millis(40),
             segment_bytes: 64 << 20,
             max_entry_bytes: 4 << 20,
-            max_append_entries: 4_096,
+            max_append_entries: 1_024,
             max_append_bytes: 1 << 20,
             max_inflight_appends: 64,
             memory_bytes: 512 << 20,
