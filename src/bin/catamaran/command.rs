@@ -59,10 +59,10 @@ fn known(name: &str, args: Vec<Vec<u8>>) -> Result<Ask, Reply> {
     let mut arg = || args.next().unwrap_or_default();
     Ok(match name {
         "ping" => match args.next() {
-            Some(text) => Ask::Answer(Reply::Bulk(text)),
+            Some(text) => Ask::Answer(Reply::bulk(text)),
             None => Ask::Answer(Reply::Status("PONG")),
         },
-        "echo" => Ask::Answer(Reply::Bulk(arg())),
+        "echo" => Ask::Answer(Reply::bulk(arg())),
         "quit" => Ask::Quit,
         "select" => match arg().as_slice() {
             b"0" => Ask::Answer(Reply::OK),

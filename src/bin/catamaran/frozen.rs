@@ -100,7 +100,7 @@ mod tests {
             let value = Arc::new(vec![7; key as usize]);
             kv.map.insert(key.to_string().into_bytes().into(), value);
         }
-        kv.log.push(b"record".as_slice().into());
+        kv.log.push(Arc::new(b"record".to_vec()));
         kv
     }
 

@@ -143,14 +143,14 @@ impl Write {
 #[derive(Clone, Default)]
 pub(crate) struct Kv {
     pub(crate) map: HashMap<Arc<[u8]>, Arc<Vec<u8>>>,
-    pub(crate) log: Vec<Arc<[u8]>>,
+    pub(crate) log: Vec<Arc<Vec<u8>>>,
 }
 
 impl Kv {
     pub(crate) fn get(&self, key: &[u8]) -> Reply {
         self.map
             .get(key)
-            .map_or(Reply::Nil, |value| Reply::Bulk(value.to_vec()))
+            .map_or(Reply::Nil, |value| Reply::Bulk(Arc::clone(value)))
     }
 
     /// The number that a counter has; 0 if it is not there, or is no number.
@@ -178,7 +178,7 @@ impl Kv {
             .ok()
             .and_then(|index| index.checked_sub(1));
         let found = at.and_then(|at| self.log.get(at));
-        found.map_or(Reply::Nil, |bytes| Reply::Bulk(bytes.to_vec()))
+        found.map_or(Reply::Nil, |bytes| Reply::Bulk(Arc::clone(bytes)))
     }
 
     /// Applies one entry. What it does follows from the store and the entry alone.
@@ -391,8 +391,25 @@ mod tests {
         assert_eq!(run(Write::LogAppend { bytes: bytes("b") }), Reply::Int(2));
         assert_eq!(
             (kv.log_get(0), kv.log_get(2), kv.log_get(3)),
-            (Reply::Nil, Reply::Bulk(bytes("b")), Reply::Nil)
+            (Reply::Nil, Reply::bulk(bytes("b")), Reply::Nil)
         );
+    }
+
+    #[test]
+    fn a_reply_shares_the_bytes_of_the_store() {
+        let mut kv = Kv::default();
+        let set = Write::Set {
+            key: bytes("k"),
+            value: bytes("v"),
+            when: When::Always,
+        };
+        kv.apply_one(&set.encode());
+        kv.apply_one(&Write::LogAppend { bytes: bytes("r") }.encode());
+        let (Reply::Bulk(value), Reply::Bulk(record)) = (kv.get(b"k"), kv.log_get(1)) else {
+            panic!("they are not there");
+        };
+        assert!(Arc::ptr_eq(&value, &kv.map[b"k".as_slice()]));
+        assert!(Arc::ptr_eq(&record, &kv.log[0]));
     }
 
     #[test]

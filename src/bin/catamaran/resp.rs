@@ -4,6 +4,7 @@
 //! it, and what is too large is skipped, not kept.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// The most arguments of one request.
 const MAX_ARGS: usize = 65_536;
@@ -215,7 +216,8 @@ pub(crate) enum Reply {
     /// Begins with the kind of error in capitals.
     Error(String),
     Int(i64),
-    Bulk(Vec<u8>),
+    /// Shared with the store: however many replies wait for a client to take them, the value is there once.
+    Bulk(Arc<Vec<u8>>),
     Nil,
     Array(Vec<Self>),
 }
@@ -227,8 +229,12 @@ impl Reply {
         Self::Error(text.into())
     }
 
+    pub(crate) fn bulk(bytes: Vec<u8>) -> Self {
+        Self::Bulk(Arc::new(bytes))
+    }
+
     pub(crate) fn text(text: impl Into<String>) -> Self {
-        Self::Bulk(text.into().into_bytes())
+        Self::bulk(text.into().into_bytes())
     }
 
     pub(crate) fn write(&self, out: &mut Vec<u8>) {
