@@ -6,10 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use catamaran::sim::{Op, SimDisk, Survival};
-use catamaran::types::LogIndex;
+use catamaran::types::{Bytes, LogIndex, Payload};
 use catamaran::vfs::{Disk, StdDisk};
 use catamaran::wal::{
-    Preparer, Recovery, Stage, Wal, WalError, WalOptions, WalReader, open_read_only_on,
+    Batch, Preparer, Record, Recovery, Stage, Wal, WalError, WalOptions, WalReader,
+    open_read_only_on,
 };
 
 /// So many entries fill more than a segment of 64 KiB.
@@ -98,6 +99,35 @@ fn a_log_goes_on_in_a_recycled_segment_after_it_was_closed_as_in_any_other() {
     assert_holds(&wal.reader(), 8 * SEGMENT + 4);
     drop(wal);
     assert_eq!(active(&disk), before);
+}
+
+/// The head of zeros that ends the log is written behind one that is written from where it is, too.
+#[test]
+fn the_log_ends_cleanly_behind_a_large_payload_in_a_recycled_segment() {
+    for len in 5_000..5_008 {
+        let disk = SimDisk::new(1);
+        let (wal, _) = open_sim(&disk);
+        turn_over(&wal, 8);
+        append(&wal, 3);
+        let large = Bytes::from(vec![7; len]);
+        let record = Record {
+            mark: 0,
+            tag: 0,
+            payload: Payload::Shared(&large),
+        };
+        let batch = Batch {
+            records: &[record],
+            ..Batch::default()
+        };
+        let staged = wal.write(&batch).unwrap();
+        wal.sync(staged).unwrap();
+        let (wal, recovery) = open_sim(&disk.kill());
+        assert_eq!(
+            recovery.torn, None,
+            "{len} bytes: old frames are not torn ones"
+        );
+        assert_eq!(wal.reader().get(recovery.last).unwrap().payload, large);
+    }
 }
 
 #[test]
