@@ -1,4 +1,4 @@
-//! A simulated disk on which a node's log thread can be held up in its syncs.
+//! A simulated disk on which a node's log thread, or who stands in for it, can be held up in its syncs.
 
 use std::io;
 use std::path::Path;
@@ -7,6 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use catamaran::Bytes;
 use catamaran::sim::SimDisk;
 use catamaran::vfs::{Access, Disk, DiskFile, LockGuard};
+
+/// The name of a thread that may stand in for the log thread.
+pub(crate) const BRINGER: &str = "brings";
 
 #[derive(Clone)]
 pub(crate) struct HeldDisk {
@@ -81,7 +84,11 @@ impl HeldDisk {
 
 impl Gate {
     fn pass(&self) -> io::Result<()> {
-        if std::thread::current().name() != Some("catamaran-log") {
+        let current = std::thread::current();
+        if !["catamaran-log", BRINGER]
+            .map(Some)
+            .contains(&current.name())
+        {
             return Ok(());
         }
         let mut state = self.state.lock().unwrap();

@@ -13,7 +13,7 @@ use catamaran::{
     Entry, EntryKind, LogId, LogIndex, Member, Node, NodeId, Options, StateMachine, Term,
 };
 
-use crate::held_disk::HeldDisk;
+use crate::held_disk::{BRINGER, HeldDisk};
 
 /// Long enough for anything that is going to happen at all.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,7 +93,8 @@ impl Peers {
     ) -> JoinHandle<()> {
         self.deliver(from, term, body, entries);
         let inbox = Arc::clone(&self.inbox);
-        thread::spawn(move || inbox.attend_to_entries())
+        let thread = thread::Builder::new().name(BRINGER.to_owned());
+        thread.spawn(move || inbox.attend_to_entries()).unwrap()
     }
 
     fn deliver(&self, from: NodeId, term: u64, body: Body, entries: Vec<Entry>) {
