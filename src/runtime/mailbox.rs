@@ -30,8 +30,8 @@ const MAX_TRANSFERS: usize = 64;
 /// Nodes whose connections have ended; beyond it the election timeout has to tell.
 const MAX_LOST: usize = 64;
 
-/// What who brings it may write himself: a lone client's entries. More come from many, and are better read while those
-/// before them are written.
+/// So many entries at the most may be synced by the thread that brings them: a lone client's. More come from many
+/// clients, and are better read while those before them are written.
 const FEW_ENTRIES: usize = 8;
 /// Likewise, what they take of the node's memory.
 const FEW_BYTES: u64 = 64 << 10;

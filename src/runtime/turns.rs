@@ -60,7 +60,7 @@ impl<M: StateMachine, T: Turn> Turns<M, T> {
         }
     }
 
-    /// Begins: turns can be taken from now on, until what is returned is dropped.
+    /// Begins: turns can be taken from now on, until the raft thread's part is dropped.
     pub(super) fn begin(
         self: &Arc<Self>,
         consensus: T,

@@ -274,7 +274,7 @@ impl Writer {
     /// # Errors
     /// The log's; it has latched.
     pub(super) fn stand_in(&self, turn: impl Fn(Option<Durable>)) -> Result<bool, WalError> {
-        let Some(borrowed) = self.queue.borrow() else {
+        let Some(_borrowed) = self.queue.borrow() else {
             return Ok(false);
         };
         turn(None);
@@ -282,7 +282,6 @@ impl Writer {
             let synced = self.sync();
             turn(synced.inspect_err(|_| self.queue.end())?);
         }
-        drop(borrowed);
         Ok(true)
     }
 
@@ -335,8 +334,9 @@ impl LogThread {
                 Next::Turn => turn(None),
                 Next::Jobs => {
                     let durable = writer.sync()?;
-                    let crowded = writer.budget.is_crowded();
-                    (0..if crowded { YIELDS } else { 0 }).for_each(|_| thread::yield_now());
+                    if writer.budget.is_crowded() {
+                        (0..YIELDS).for_each(|_| thread::yield_now());
+                    }
                     turn(durable);
                 }
             }
