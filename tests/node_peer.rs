@@ -22,19 +22,19 @@ use peers::{B, C, FIRST, PATIENCE, append, matched, patient, start};
 fn a_vote_leaves_only_after_its_fdatasync() {
     let mut world = start(patient());
     let granted = Body::VoteReply { granted: true };
-    world.disk.hold();
+    let held = world.disk.hold();
     world.peers.say(B, 5, Body::Vote { last: FIRST });
     world.peers.fence();
     world.disk.wait_until_held(1);
     assert!(!world.peers.has_seen(&granted));
-    world.disk.open();
+    drop(held);
     world.peers.wait_for(&granted);
 }
 
 #[test]
 fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
     let mut world = start(patient());
-    world.disk.hold();
+    let held = world.disk.hold();
     let (body, entries) = append(FIRST, &[(EntryKind::Normal, "one")], 2, 0);
     world.peers.say_with(B, 2, body, entries);
     world.peers.fence();
@@ -48,7 +48,7 @@ fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
     world.disk.let_one_through();
     world.disk.wait_until_held(2);
     assert!(!world.peers.has_seen(&matched(3, 0)));
-    world.disk.open();
+    drop(held);
     world.peers.wait_for(&matched(2, 0));
     world.peers.wait_for(&matched(3, 0));
 }
@@ -56,14 +56,14 @@ fn an_acknowledgement_leaves_only_after_the_fdatasync_of_its_entries() {
 #[test]
 fn words_are_answered_while_the_thread_that_brought_an_entry_waits_for_the_disk() {
     let mut world = start(patient());
-    world.disk.hold();
+    let held = world.disk.hold();
     let (body, entries) = append(FIRST, &[(EntryKind::Normal, "one")], 2, 0);
     let brings = world.peers.bring(B, 2, body, entries);
     world.disk.wait_until_held(1);
     // Answered by who has the turn meanwhile.
     world.peers.fence();
     assert!(!world.peers.has_seen(&matched(2, 0)));
-    world.disk.open();
+    drop(held);
     world.peers.wait_for(&matched(2, 0));
     brings.join().unwrap();
 }
@@ -105,7 +105,7 @@ fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
     world.peers.wait_for_append_of(3);
     world.peers.say(B, term, matched(3, 0));
     assert_eq!(first.wait(), Ok(1));
-    world.disk.hold();
+    let held = world.disk.hold();
     let proposal = world.node.propose("x").unwrap();
     let last = 4;
     world.peers.wait_for_append_of(last);
@@ -117,7 +117,7 @@ fn a_leader_replicates_while_it_writes_and_commits_without_its_own_disk() {
     );
     world.peers.say(C, term, matched(last, 0));
     assert_eq!(proposal.wait(), Ok(2));
-    world.disk.open();
+    drop(held);
 }
 
 /// Whatever a message says: the entry that took a proposal's place is not its reply.

@@ -426,7 +426,7 @@ fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
     };
     let staged = stage(151, 170);
     // These are on their way to the file while more are staged behind them.
-    disk.hold();
+    let holds = disk.hold();
     let syncs = wal.clone();
     let sync = move || syncs.sync(staged).unwrap();
     let syncing = std::thread::Builder::new().name("catamaran-log".to_owned());
@@ -447,7 +447,7 @@ fn what_is_not_durable_yet_is_read_as_it_was_written_however_much_it_is() {
         let got = wal.reader().get(LogIndex(from)).unwrap();
         assert_eq!((got.index.0, &*got.payload), (from, &*payload(from)));
     }
-    disk.open();
+    drop(holds);
     syncing.join().unwrap();
     rewrite(&wal, 1_001, 1_001, 3, payload);
     let _staged = wal.drop_prefix(LogIndex(1_001)).unwrap();

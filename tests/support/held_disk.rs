@@ -51,14 +51,15 @@ impl HeldDisk {
         self.gate.moved.notify_all();
     }
 
-    /// Holds every sync from now on.
-    pub(crate) fn hold(&self) {
+    /// Holds every sync until what it returns is dropped, by a test that fails too: the node could not be.
+    pub(crate) fn hold(&self) -> Held {
         self.change(|state| {
             *state = State {
                 held: true,
                 ..State::default()
             }
         });
+        Held(self.clone())
     }
 
     pub(crate) fn let_one_through(&self) {
@@ -70,15 +71,21 @@ impl HeldDisk {
         self.change(|state| state.fails = true);
     }
 
-    pub(crate) fn open(&self) {
-        self.change(|state| state.held = false);
-    }
-
     /// Waits until `count` syncs have come since the disk was held.
     pub(crate) fn wait_until_held(&self, count: usize) {
         let state = self.gate.state.lock().unwrap();
         let waiting = |state: &mut State| state.came < count;
         drop(self.gate.moved.wait_while(state, waiting).unwrap());
+    }
+}
+
+/// Lets every sync through when it is dropped.
+#[must_use]
+pub(crate) struct Held(HeldDisk);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.change(|state| state.held = false);
     }
 }
 
