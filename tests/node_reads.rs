@@ -169,3 +169,28 @@ fn a_follower_whose_leader_is_gone_says_so() {
     let end = waiting.wait_for(Duration::MAX).unwrap();
     assert!(matches!(end, Err(Error::NotLeader { .. })), "{end:?}");
 }
+
+/// Reads that come meanwhile wait for the one under way, but not to be told so.
+#[test]
+fn a_follower_whose_leader_is_gone_says_so_behind_a_read_that_hangs_too() {
+    let cluster = Cluster::start(3, small());
+    let follower = NodeId(cluster.write("x").0 % 3 + 1);
+    let node = cluster.node(follower);
+    let (_hangs, _open) = loop {
+        read_from(node);
+        let (entered, enters) = mpsc::channel();
+        let (open, gate) = mpsc::channel::<()>();
+        let hangs = node.read_later(move |_| {
+            entered.send(()).unwrap();
+            let _ = gate.recv();
+        });
+        // Not run if another came to lead.
+        if enters.recv().is_ok() {
+            break (hangs, open);
+        }
+    };
+    cluster.net.isolate(follower);
+    let mut waiting = node.read_later(|journal| journal.lines.len()).unwrap();
+    let end = waiting.wait_for(PATIENCE).expect("it is told");
+    assert!(matches!(end, Err(Error::NotLeader { .. })), "{end:?}");
+}

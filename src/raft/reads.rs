@@ -94,6 +94,17 @@ impl Raft {
         }
     }
 
+    /// Whether reads that come now had better wait: what those before them must see is asked for, and they can only be
+    /// the next batch. Advice; nothing depends on it being followed.
+    #[must_use]
+    pub const fn gathers_reads(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => leader.reads.asked.is_some(),
+            Role::Follower(follower) => follower.reads.asked.is_some(),
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
+    }
+
     /// A follower asks what its reads must see. Who is not a member is not answered, so that no more wait than
     /// there are members.
     pub(super) fn handle_ask(&mut self, from: NodeId, ask: u64) {

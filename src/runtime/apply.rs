@@ -1,6 +1,7 @@
 //! The apply thread: feeds committed entries to the state machine and answers clients.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
@@ -9,7 +10,7 @@ use crate::driver::{Replies, next_batch};
 use crate::log::LogReader;
 use crate::snapshot::Whole;
 use crate::state_machine::StateMachine;
-use crate::sync::{Condvar, Mutex};
+use crate::sync::{AtomicBool, Condvar, Mutex};
 use crate::types::{Entry, EntryKind, LogId, LogIndex};
 
 /// A read to be run on the state machine, with the last entry that it has applied, or told why it cannot be.
@@ -25,6 +26,8 @@ const BATCH_BYTES: usize = 4 << 20;
 pub(super) struct ApplyQueue<S, R> {
     queued: Mutex<Work<S, R>>,
     arrived: Condvar,
+    /// Reads that know what they must see have come, and the apply thread has not looked at them.
+    has_reads: AtomicBool,
 }
 
 struct Work<S, R> {
@@ -65,6 +68,7 @@ impl<S, R> ApplyQueue<S, R> {
         Self {
             queued: Mutex::new(work),
             arrived: Condvar::new(),
+            has_reads: AtomicBool::new(false),
         }
     }
 
@@ -74,33 +78,35 @@ impl<S, R> ApplyQueue<S, R> {
         committed: LogIndex,
         slots: impl Iterator<Item = (LogId, Slot<R>)>,
     ) {
-        let mut queued = self.queued.lock();
-        if queued.stopped {
-            return;
-        }
-        queued.committed = committed;
-        queued.slots.extend(slots);
-        queued.came = true;
-        drop(queued);
-        self.arrived.notify_one();
+        self.put(|queued| {
+            queued.committed = committed;
+            queued.slots.extend(slots);
+        });
     }
 
     /// These reads are to be run once entries up to `index` are applied.
     pub(super) fn read(&self, index: LogIndex, jobs: impl Iterator<Item = ReadJob<S>>) {
-        let mut queued = self.queued.lock();
-        if queued.stopped {
-            return;
-        }
-        queued.reads.extend(jobs.map(|job| (index, job)));
-        queued.came = true;
-        drop(queued);
-        self.arrived.notify_one();
+        self.has_reads.store(true, Ordering::Relaxed);
+        self.put(|queued| queued.reads.extend(jobs.map(|job| (index, job))));
+    }
+
+    /// This read is to be run on what is applied.
+    pub(super) fn read_stale(&self, job: ReadJob<S>) {
+        self.put(|queued| queued.reads.push((LogIndex::ZERO, job)));
     }
 
     /// The state machine is to become what this snapshot says, before entries behind it are applied.
     pub(super) fn install(&self, whole: Arc<Whole>) {
+        self.put(|queued| queued.install = Some(whole));
+    }
+
+    /// Has the apply thread look at what is added. Once it is stopped, that is dropped.
+    fn put(&self, add: impl FnOnce(&mut Work<S, R>)) {
         let mut queued = self.queued.lock();
-        queued.install = Some(whole);
+        if queued.stopped {
+            return;
+        }
+        add(&mut queued);
         queued.came = true;
         drop(queued);
         self.arrived.notify_one();
@@ -124,6 +130,12 @@ impl<S, R> ApplyQueue<S, R> {
     /// Whether something came that the apply thread is to do.
     pub(super) fn has_work(&self) -> bool {
         self.queued.lock().came
+    }
+
+    /// Whether reads wait for the apply thread, other than stale ones. It takes a turn behind them, for those that
+    /// came meanwhile.
+    pub(super) fn has_reads(&self) -> bool {
+        self.has_reads.load(Ordering::Relaxed)
     }
 
     fn is_to_install(&self) -> bool {
@@ -173,7 +185,12 @@ impl<M: StateMachine> Applier<M> {
             match self.collect() {
                 Next::End => return Ok(()),
                 Next::Turn => turn(),
-                Next::Apply(committed) => self.catch_up(committed)?,
+                Next::Apply(committed) => {
+                    self.catch_up(committed)?;
+                    if self.queue.has_reads.swap(false, Ordering::Relaxed) {
+                        turn();
+                    }
+                }
             }
         }
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::Sender;
 
 use super::apply::{ApplyQueue, ReadJob};
-use super::mailbox::{Command, Left, Mail, Mailbox, Proposed};
+use super::mailbox::{Command, Gathers, Left, Mail, Mailbox, Proposed};
 use super::outcome::{Error, Slot};
 use super::progress::Progress;
 use super::turns::Turn;
@@ -52,9 +52,11 @@ pub(super) struct Consensus<M: StateMachine> {
     /// Who waits for leadership to go over to another node.
     pub(super) handover: Handover<Slot<Member>>,
     pub(super) effects: Vec<Effect>,
-    pub(super) mail: Mail<M>,
+    pub(super) mail: Mail,
     /// Taken off the mailbox, and not yet proposed; empty between turns.
     pub(super) proposed: Vec<Proposed<M::Reply>>,
+    /// Likewise, and not yet asked for.
+    pub(super) asked: Vec<ReadJob<M>>,
 }
 
 impl<M: StateMachine> Turn for Consensus<M> {
@@ -64,7 +66,11 @@ impl<M: StateMachine> Turn for Consensus<M> {
         self.handle(&mut mail)?;
         self.mail = mail;
         let deadline = self.origin + Duration::from_micros(self.raft.deadline().0);
-        Ok(self.mailbox.leave(deadline, self.raft.gathers()))
+        let gathers = Gathers {
+            proposals: self.raft.gathers(),
+            reads: self.raft.gathers_reads(),
+        };
+        Ok(self.mailbox.leave(deadline, gathers))
     }
 }
 
@@ -78,7 +84,7 @@ impl<M: StateMachine> Consensus<M> {
         Time::default().after(self.origin.elapsed())
     }
 
-    fn handle(&mut self, mail: &mut Mail<M>) -> Result<(), String> {
+    fn handle(&mut self, mail: &mut Mail) -> Result<(), String> {
         if let Some(durable) = mail.durable.take() {
             self.step(Event::Persisted(durable), &Carried::Nothing)?;
         }
@@ -123,10 +129,7 @@ impl<M: StateMachine> Consensus<M> {
             self.step(Event::Lost { from }, &Carried::Nothing)?;
         }
         self.propose()?;
-        let asked = mail.reads.drain(..).map(|job| self.reads.ask(job)).last();
-        if let Some(read) = asked {
-            self.step(Event::Read { read }, &Carried::Nothing)?;
-        }
+        self.ask()?;
         for command in mail.commands.drain(..) {
             self.command(command)?;
         }
@@ -152,6 +155,21 @@ impl<M: StateMachine> Consensus<M> {
             self.propose_all(payloads, slots)?;
         }
         self.proposed = proposed;
+        Ok(())
+    }
+
+    /// Asks what reads must see, unless more are to gather first. When a deadline has come, those that gather are taken
+    /// too: who waits for a state machine that hangs is to hear that the leader is gone.
+    fn ask(&mut self) -> Result<(), String> {
+        let gathers = self.raft.gathers_reads() || self.apply.has_reads();
+        if gathers && self.now() < self.raft.deadline() {
+            return Ok(());
+        }
+        self.mailbox.reads(&mut self.asked);
+        let asked = self.asked.drain(..).map(|job| self.reads.ask(job)).last();
+        if let Some(read) = asked {
+            self.step(Event::Read { read }, &Carried::Nothing)?;
+        }
         Ok(())
     }
 

@@ -62,8 +62,16 @@ impl Command {
     }
 }
 
-/// All that came in since the last look, but for proposals.
-pub(super) struct Mail<S> {
+/// What waits in the mailbox from now on, since it can be taken together with what comes meanwhile.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Gathers {
+    pub(super) proposals: bool,
+    pub(super) reads: bool,
+}
+
+/// All that came in since the last look, but for proposals and reads.
+#[derive(Default)]
+pub(super) struct Mail {
     pub(super) durable: Option<Durable>,
     /// The last entry in the newest snapshot of this node's own state.
     pub(super) snapshot: Option<LogId>,
@@ -74,30 +82,12 @@ pub(super) struct Mail<S> {
     pub(super) incoming: Vec<Incoming>,
     /// Whose connection has ended since its last message, each once.
     pub(super) lost: Vec<NodeId>,
-    pub(super) reads: Vec<ReadJob<S>>,
     pub(super) commands: Vec<Command>,
     /// What the messages and pieces take of the node's memory.
     incoming_bytes: u64,
 }
 
-impl<S> Default for Mail<S> {
-    fn default() -> Self {
-        Self {
-            durable: None,
-            snapshot: None,
-            fetched: None,
-            asks: Vec::new(),
-            pieces: Vec::new(),
-            incoming: Vec::new(),
-            lost: Vec::new(),
-            reads: Vec::new(),
-            commands: Vec::new(),
-            incoming_bytes: 0,
-        }
-    }
-}
-
-impl<S> Mail<S> {
+impl Mail {
     /// Whether messages of others may take so much more than they do, of `most`. One alone always may; if so, it
     /// is counted.
     fn has_room(&mut self, more: u64, most: u64) -> bool {
@@ -123,7 +113,6 @@ impl<S> Mail<S> {
             && self.pieces.is_empty()
             && self.incoming.is_empty()
             && self.lost.is_empty()
-            && self.reads.is_empty()
             && self.commands.is_empty()
     }
 }
@@ -142,8 +131,11 @@ pub(super) struct Mailbox<S, R> {
 }
 
 struct Queued<S, R> {
-    mail: Mail<S>,
+    mail: Mail,
     proposals: Gathering<Slot<R>>,
+    reads: Vec<ReadJob<S>>,
+    /// They are no reason for a turn.
+    reads_wait: bool,
     /// A thread has the turn.
     taken: bool,
     /// When there is something to do although nothing has come in.
@@ -170,8 +162,15 @@ pub(super) enum Left {
 }
 
 impl<S, R> Queued<S, R> {
-    fn has_work(&self) -> bool {
-        self.proposals.is_due() || !self.mail.is_empty()
+    fn has_work(&self, apply: &ApplyQueue<S, R>) -> bool {
+        let reads_wait = self.reads_wait || apply.has_reads();
+        let reads_are_due = !self.reads.is_empty() && !reads_wait;
+        reads_are_due || self.proposals.is_due() || !self.mail.is_empty()
+    }
+
+    fn hold(&mut self, gathers: Gathers) {
+        self.proposals.hold(gathers.proposals);
+        self.reads_wait = gathers.reads;
     }
 
     fn running(&self) -> Result<(), Arc<str>> {
@@ -188,6 +187,8 @@ impl<S, R> Mailbox<S, R> {
         let queued = Queued {
             mail: Mail::default(),
             proposals: Gathering::new(),
+            reads: Vec::new(),
+            reads_wait: false,
             taken: false,
             deadline: now(),
             raft: Sleep::Awake,
@@ -213,7 +214,7 @@ impl<S, R> Mailbox<S, R> {
             queued.running()?;
             let deadline = queued.deadline;
             let overdue = deadline <= now();
-            if !queued.taken && (overdue || queued.has_work()) {
+            if !queued.taken && (overdue || queued.has_work(&self.apply)) {
                 queued.taken = true;
                 return Ok(());
             }
@@ -246,13 +247,13 @@ impl<S, R> Mailbox<S, R> {
     /// Takes the turn if there is something to do and nobody has it.
     pub(super) fn begin(&self) -> bool {
         let mut queued = self.queued.lock();
-        let begins = !queued.taken && queued.stopped.is_none() && queued.has_work();
+        let begins = !queued.taken && queued.stopped.is_none() && queued.has_work(&self.apply);
         queued.taken |= begins;
         begins
     }
 
-    /// Swaps all but proposals into `mail`, which must have been emptied. For who has the turn.
-    pub(super) fn collect(&self, mail: &mut Mail<S>) {
+    /// Swaps all but proposals and reads into `mail`, which must have been emptied. For who has the turn.
+    pub(super) fn collect(&self, mail: &mut Mail) {
         debug_assert!(mail.is_empty(), "mail that was not read");
         mail.incoming_bytes = 0;
         std::mem::swap(&mut self.queued.lock().mail, mail);
@@ -266,13 +267,18 @@ impl<S, R> Mailbox<S, R> {
         queued.proposals.take(most, taken);
     }
 
-    /// Gives the turn back, unless there is more to do already. There will be at `deadline`; while `gathers`, proposals
-    /// wait.
-    pub(super) fn leave(&self, deadline: Instant, gathers: bool) -> Left {
+    /// Swaps reads into `taken`, which must have been emptied. For who has the turn.
+    pub(super) fn reads(&self, taken: &mut Vec<ReadJob<S>>) {
+        std::mem::swap(&mut self.queued.lock().reads, taken);
+    }
+
+    /// Gives the turn back, unless there is more to do already. There will be at `deadline`; what `gathers` is no reason
+    /// for a turn until the next one ends.
+    pub(super) fn leave(&self, deadline: Instant, gathers: Gathers) -> Left {
         let mut queued = self.queued.lock();
         queued.deadline = deadline;
-        queued.proposals.hold(gathers);
-        if queued.stopped.is_none() && queued.has_work() {
+        queued.hold(gathers);
+        if queued.stopped.is_none() && queued.has_work(&self.apply) {
             return Left::More;
         }
         self.give_back(queued);
@@ -301,7 +307,7 @@ impl<S, R> Mailbox<S, R> {
     /// Has one of the node's threads take the turn, if there is something to do and nobody is at it.
     pub(super) fn rouse(&self) {
         let queued = self.queued.lock();
-        let wake = !queued.taken && queued.has_work();
+        let wake = !queued.taken && queued.has_work(&self.apply);
         let is_answered = queued.mail.is_answered();
         drop(queued);
         if wake && !(is_answered && self.apply.nudge()) {
@@ -327,9 +333,9 @@ impl<S, R> Mailbox<S, R> {
     fn put_and_rouse(&self, add: impl FnOnce(&mut Queued<S, R>)) -> Result<(), Arc<str>> {
         let mut queued = self.queued.lock();
         queued.running()?;
-        let woken = queued.has_work();
+        let woken = queued.has_work(&self.apply);
         add(&mut queued);
-        let wake = !queued.taken && !woken && queued.has_work();
+        let wake = !queued.taken && !woken && queued.has_work(&self.apply);
         drop(queued);
         if wake {
             self.wake();
@@ -342,7 +348,7 @@ impl<S, R> Mailbox<S, R> {
     }
 
     pub(super) fn read(&self, job: ReadJob<S>) -> Result<(), Arc<str>> {
-        self.put_and_rouse(|queued| queued.mail.reads.push(job))
+        self.put_and_rouse(|queued| queued.reads.push(job))
     }
 
     pub(super) fn command(&self, command: Command) -> Result<(), Arc<str>> {
@@ -372,13 +378,14 @@ impl<S, R> Mailbox<S, R> {
         let reason = Arc::clone(queued.stopped.get_or_insert_with(|| reason.into()));
         let mail = std::mem::take(&mut queued.mail);
         let proposals: Vec<_> = queued.proposals.drain().collect();
+        let reads = std::mem::take(&mut queued.reads);
         drop(queued);
         self.due.notify_one();
         let stopped = Error::Stopped { reason };
         for proposed in proposals {
             proposed.slot.complete(Err(stopped.clone()));
         }
-        for job in mail.reads {
+        for job in reads {
             job(Err(stopped.clone()));
         }
         for command in mail.commands {

@@ -274,6 +274,7 @@ impl<M: StateMachine> Runtime<M> {
             effects: Vec::new(),
             mail: Mail::default(),
             proposed: Vec::new(),
+            asked: Vec::new(),
         };
         let stopped = Arc::clone(&mailbox);
         let snapshotter = Snapshotter {
@@ -364,7 +365,7 @@ impl<M: StateMachine> Runtime<M> {
             return Err(Error::Stopped { reason });
         }
         let (job, proposal) = self.read_job(|machine, applied| (read(machine), applied))?;
-        self.apply.read(LogIndex::ZERO, std::iter::once(job));
+        self.apply.read_stale(job);
         Ok(proposal)
     }
 

@@ -52,8 +52,10 @@ fn reads_are_answered_after_a_round_that_began_after_them_and_share_it() {
     for from in [B, C] {
         step(&mut raft, received(from, 1, matched(1, 0)));
     }
+    assert!(!raft.gathers_reads(), "there is nothing to wait for");
     let first = step(&mut raft, Event::Read { read: ReadId(1) });
     assert_eq!(sends(&first).len(), 2, "a round to both");
+    assert!(raft.gathers_reads());
     for read in 2..=9 {
         let more = step(&mut raft, Event::Read { read: ReadId(read) });
         assert!(
@@ -88,6 +90,7 @@ fn reads_are_answered_after_a_round_that_began_after_them_and_share_it() {
             index: LogIndex(1)
         }]
     );
+    assert!(!raft.gathers_reads());
 }
 
 /// A deposed leader must not answer reads.

@@ -40,7 +40,9 @@ const FIRST: u64 = 7;
 #[test]
 fn a_follower_asks_once_for_all_reads_that_wait_and_once_for_those_that_came_since() {
     let mut raft = follower();
+    assert!(!raft.gathers_reads(), "there is nothing to wait for");
     assert_eq!(step(&mut raft, read(1)), [now(B, 1, ask(FIRST))]);
+    assert!(raft.gathers_reads());
     for more in 2..=9 {
         assert_eq!(step(&mut raft, read(more)), [], "one ask is under way");
     }
@@ -48,6 +50,7 @@ fn a_follower_asks_once_for_all_reads_that_wait_and_once_for_those_that_came_sin
     assert_eq!(answered, [ready(1, 1), now(B, 1, ask(FIRST + 1))]);
     let answered = step(&mut raft, received(B, 1, told(FIRST + 1, 1)));
     assert_eq!(answered, [ready(9, 1)]);
+    assert!(!raft.gathers_reads());
     assert_eq!(step(&mut raft, read(10)), [now(B, 1, ask(FIRST + 2))]);
 }
 

@@ -9,6 +9,14 @@ use std::time::Duration;
 type Numbers = Mailbox<(), u32>;
 
 const MOST: u64 = 1 << 20;
+const PROPOSALS: Gathers = Gathers {
+    proposals: true,
+    reads: false,
+};
+const READS: Gathers = Gathers {
+    proposals: false,
+    reads: true,
+};
 
 fn incoming(payload: Option<&Bytes>) -> Incoming {
     let entry = |payload: &Bytes| Entry {
@@ -146,10 +154,10 @@ fn one_thread_has_the_turn_and_hears_of_what_came_meanwhile() {
     assert!(!mailbox.begin(), "another has it");
     assert_eq!(taken(&mailbox, false, MOST), 2);
     mailbox.deliver(incoming(None));
-    assert_eq!(mailbox.leave(later, false), Left::More);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::More);
     assert!(!mailbox.begin(), "it has it still");
     assert_eq!(collected(&mailbox), 1);
-    assert_eq!(mailbox.leave(later, false), Left::Nothing);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
     mailbox.deliver(incoming(None));
     assert!(mailbox.begin());
     mailbox.hand_on();
@@ -162,19 +170,66 @@ fn a_thread_that_is_woken_for_proposals_which_wait_comes_in_vain() {
     propose(&mailbox);
     assert!(mailbox.begin());
     assert_eq!(taken(&mailbox, true, MOST), 0);
-    assert_eq!(mailbox.leave(later, true), Left::Nothing);
+    assert_eq!(mailbox.leave(later, PROPOSALS), Left::Nothing);
     propose(&mailbox);
     assert!(!mailbox.begin());
     mailbox.deliver(incoming(None));
     assert!(mailbox.begin());
     assert_eq!(collected(&mailbox), 1);
-    assert_eq!(mailbox.leave(later, true), Left::Nothing);
+    assert_eq!(mailbox.leave(later, PROPOSALS), Left::Nothing);
     mailbox.deliver(incoming(None));
     assert!(mailbox.begin());
     assert_eq!(collected(&mailbox), 1);
-    assert_eq!(mailbox.leave(later, false), Left::More);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::More);
     assert_eq!(taken(&mailbox, false, MOST), 2);
-    assert_eq!(mailbox.leave(later, false), Left::Nothing);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
+}
+
+fn read(mailbox: &Numbers) {
+    mailbox.read(Box::new(|_| {})).unwrap();
+}
+
+/// Takes reads; tells how many.
+fn asked(mailbox: &Numbers) -> usize {
+    let mut taken = Vec::new();
+    mailbox.reads(&mut taken);
+    taken.len()
+}
+
+#[test]
+fn reads_wait_while_those_before_them_are_asked_for_and_are_no_reason_for_a_turn() {
+    let (mailbox, later) = (mailbox(), Instant::now() + Duration::from_secs(3_600));
+    read(&mailbox);
+    assert!(mailbox.begin());
+    assert_eq!(asked(&mailbox), 1);
+    read(&mailbox);
+    assert_eq!(mailbox.leave(later, READS), Left::Nothing);
+    read(&mailbox);
+    assert!(!mailbox.begin());
+    mailbox.deliver(incoming(None));
+    assert!(mailbox.begin());
+    assert_eq!(collected(&mailbox), 1);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::More);
+    assert_eq!(asked(&mailbox), 2);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
+}
+
+#[test]
+fn reads_wait_while_the_apply_thread_has_not_come_to_those_before_them() {
+    let apply = Arc::new(ApplyQueue::new());
+    let mailbox = Numbers::new(MOST, Arc::new(LogQueue::new(MOST)), Arc::clone(&apply));
+    apply.read_stale(Box::new(|_| {}));
+    read(&mailbox);
+    assert!(mailbox.begin(), "stale ones are none of those");
+    assert_eq!(asked(&mailbox), 1);
+    let job: ReadJob<()> = Box::new(|_| {});
+    apply.read(LogIndex(1), std::iter::once(job));
+    read(&mailbox);
+    let later = Instant::now() + Duration::from_secs(3_600);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
+    assert!(!mailbox.begin());
+    mailbox.deliver(incoming(None));
+    assert!(mailbox.begin(), "for what does not wait");
 }
 
 #[test]
@@ -184,7 +239,7 @@ fn the_raft_thread_hears_of_a_deadline_before_the_one_it_sleeps_until() {
     assert!(mailbox.begin());
     assert_eq!(taken(&mailbox, false, MOST), 1);
     let later = now + Duration::from_secs(3_600);
-    assert_eq!(mailbox.leave(later, false), Left::Nothing);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
     thread::scope(|scope| {
         let raft = scope.spawn(|| mailbox.wait());
         while !matches!(mailbox.queued.lock().raft, Sleep::Until(until) if until == later) {
@@ -193,7 +248,7 @@ fn the_raft_thread_hears_of_a_deadline_before_the_one_it_sleeps_until() {
         mailbox.deliver(incoming(None));
         assert!(mailbox.begin());
         assert_eq!(collected(&mailbox), 1);
-        assert_eq!(mailbox.leave(now, false), Left::Nothing);
+        assert_eq!(mailbox.leave(now, Gathers::default()), Left::Nothing);
         raft.join().unwrap().unwrap();
     });
 }

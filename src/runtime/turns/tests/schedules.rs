@@ -13,8 +13,8 @@ use crate::log::{Log, NewEntry};
 use crate::raft::event::{RoleName, Status};
 use crate::raft::message::{AppendOutcome, Body, Message};
 use crate::runtime::Alone;
-use crate::runtime::apply::Applier;
-use crate::runtime::mailbox::{Mail, Proposed};
+use crate::runtime::apply::{Applier, ReadJob};
+use crate::runtime::mailbox::{Gathers, Mail, Proposed};
 use crate::runtime::outcome::{Budget, Proposal, Slot, promise};
 use crate::runtime::snapshot::Schedule;
 use crate::runtime::writer::{LogJob, Taken, Writer};
@@ -31,6 +31,8 @@ const MESSAGES: usize = 2;
 const BRINGERS: usize = 4;
 /// Proposals of each client.
 const PROPOSALS: usize = 2;
+/// Reads of the one who reads.
+const READS: usize = 3;
 /// What is proposed by a client that waits for the end of it, and by one that does not.
 const AWAITED: &[u8] = b"awaited";
 const UNAWAITED: &[u8] = b"unawaited";
@@ -75,14 +77,16 @@ fn is_durable(staged: Staged, durable: Option<Durable>) -> bool {
     durable.is_some_and(|durable| staged.seq() <= durable.seq())
 }
 
-/// Writes what is proposed, and commits it once it is durable and a message has come after that, or all have.
+/// Writes what is proposed, and commits it once it is durable and a message has come after that, or all have. What is
+/// read knows what it must see likewise.
 struct Writes {
     mailbox: Arc<Mailbox<Counts, ()>>,
     queue: Arc<LogQueue>,
     apply: Arc<ApplyQueue<Counts, ()>>,
     log: Log,
-    mail: Mail<Counts>,
+    mail: Mail,
     under_way: Vec<UnderWay>,
+    asked: Vec<ReadJob<Counts>>,
     durable: Option<Durable>,
     heard: usize,
     later: Instant,
@@ -96,6 +100,10 @@ impl Writes {
         last.is_some_and(|(staged, ..)| !is_durable(*staged, self.durable))
     }
 
+    fn has_heard_all(&self) -> bool {
+        self.heard == MESSAGES * BRINGERS
+    }
+
     fn commit(&mut self) {
         let durable = self.durable;
         let is_durable = |(staged, ..): &mut UnderWay| is_durable(*staged, durable);
@@ -106,6 +114,12 @@ impl Writes {
                 .into_iter()
                 .filter_map(|(_, id, slot)| Some((id, slot?)));
             self.apply.commit(upto, slots);
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        if !self.asked.is_empty() {
+            self.apply.read(LogIndex::ZERO, self.asked.drain(..));
         }
     }
 
@@ -133,8 +147,9 @@ impl Turn for Writes {
         self.heard += heard;
         self.done.add(heard);
         self.durable = self.durable.max(self.mail.durable.take());
-        if heard > 0 || self.heard == MESSAGES * BRINGERS {
+        if heard > 0 || self.has_heard_all() {
             self.commit();
+            self.answer_reads();
         }
         let mut proposed = Vec::new();
         // One at a time, so that some are left.
@@ -142,7 +157,17 @@ impl Turn for Writes {
         for Proposed { payload, slot } in proposed {
             self.write(&payload, slot)?;
         }
-        Ok(self.mailbox.leave(self.later, self.gathers()))
+        if self.asked.is_empty() && !self.apply.has_reads() {
+            self.mailbox.reads(&mut self.asked);
+            if self.has_heard_all() {
+                self.answer_reads();
+            }
+        }
+        let gathers = Gathers {
+            proposals: self.gathers(),
+            reads: !self.asked.is_empty(),
+        };
+        Ok(self.mailbox.leave(self.later, gathers))
     }
 }
 
@@ -230,6 +255,7 @@ fn parts(
         log,
         mail: Mail::default(),
         under_way: Vec::new(),
+        asked: Vec::new(),
         durable: None,
         heard: 0,
         later: now() + Duration::from_secs(1_000_000),
@@ -288,6 +314,17 @@ fn scenario() {
             (0..PROPOSALS).map(propose).collect()
         })
     });
+    let reads = {
+        let (mailbox, done) = (Arc::clone(&mailbox), Arc::clone(&done));
+        thread::spawn(move || {
+            for _ in 0..READS {
+                let done = Arc::clone(&done);
+                let read: ReadJob<Counts> =
+                    Box::new(move |seen| done.add(usize::from(seen.is_ok())));
+                mailbox.read(read).unwrap();
+            }
+        })
+    };
     let bring = |message: fn() -> Incoming, last: fn(&Turns<Counts, Writes>)| {
         let turns = Arc::clone(&turns);
         thread::spawn(move || {
@@ -303,11 +340,11 @@ fn scenario() {
         bring(entries, |turns| turns.attend_to_entries()),
         bring(answer, |turns| turns.rouse()),
     ];
-    let all = clients.len() * PROPOSALS + bringers.len() * MESSAGES;
+    let all = clients.len() * PROPOSALS + bringers.len() * MESSAGES + READS;
     done.wait(all);
     mailbox.stop("all is done");
     apply.stop();
-    for thread in bringers.into_iter().chain(threads) {
+    for thread in bringers.into_iter().chain(threads).chain([reads]) {
         thread.join().unwrap();
     }
     let [awaited, unawaited] = clients.map(|thread| thread.join().unwrap());
