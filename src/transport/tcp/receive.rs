@@ -7,7 +7,7 @@ use std::thread;
 
 use super::frames::{Frame, Frames};
 use super::wire::{self, Hello, LaneKind, Refusal};
-use super::{HANDSHAKE, Shared, lost};
+use super::{HANDSHAKE, Shared, Tracked, lost};
 use crate::codec::Malformed;
 use crate::transport::Incoming;
 use crate::transport::transfer::{self, Transfer};
@@ -22,31 +22,36 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         if shared.is_closing() {
             return;
         }
-        // Too many open files, say: the next may find room. Or the peer has gone again.
-        let Ok(stream) = stream else {
-            thread::yield_now();
-            continue;
-        };
-        let mut readers = shared.readers.lock();
-        readers.retain(|reader| !reader.is_finished());
-        if readers.len() >= 2 * shared.peers.count() + SPARE_CONNECTIONS {
-            continue;
+        match stream {
+            Ok(stream) => let_in(stream, shared),
+            // Too many open files, say: the next may find room. Or the peer has gone again.
+            Err(_) => thread::yield_now(),
         }
-        let reading = Arc::clone(shared);
-        let name = "catamaran-reader".to_owned();
-        let reader = thread::Builder::new()
-            .name(name)
-            .spawn(move || read(stream, &reading));
-        // Without a thread for it the connection is dropped, and the peer tries again.
-        readers.extend(reader);
     }
 }
 
-/// Reads one connection to its end.
-fn read(mut stream: TcpStream, shared: &Arc<Shared>) {
+/// Starts a reader for a connection, if there is room for one. The first to be let in has the lowest number, however
+/// late its reader is.
+pub(super) fn let_in(stream: TcpStream, shared: &Arc<Shared>) {
+    let mut readers = shared.readers.lock();
+    readers.retain(|reader| !reader.is_finished());
+    if readers.len() >= 2 * shared.peers.count() + SPARE_CONNECTIONS {
+        return;
+    }
     let Ok(tracked) = shared.track(&stream) else {
         return;
     };
+    let reading = Arc::clone(shared);
+    let name = "catamaran-reader".to_owned();
+    let reader = thread::Builder::new()
+        .name(name)
+        .spawn(move || read(stream, &tracked, &reading));
+    // Without a thread for it the connection is dropped, and the peer tries again.
+    readers.extend(reader);
+}
+
+/// Reads one connection to its end.
+fn read(mut stream: TcpStream, tracked: &Tracked, shared: &Arc<Shared>) {
     let Ok((from, lane)) = welcome(&mut stream, shared, tracked.number) else {
         return;
     };

@@ -83,6 +83,29 @@ fn a_connection_does_not_replace_one_that_is_newer() {
 }
 
 #[test]
+fn connections_are_numbered_as_they_were_accepted_however_late_their_readers_are() {
+    let a = start(identity(A, 1), bind(), bind().local_addr());
+    let shared = &a.transport.running.shared;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (mut newest, mut streams) = (None, Vec::new());
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // As one and the same node, so that each has to give way to the next.
+        stream.write_all(&hello(identity(B, 2), A)).unwrap();
+        super::super::receive::let_in(listener.accept().unwrap().0, shared);
+        let me = stream.local_addr().unwrap();
+        let open = shared.open.lock();
+        let mut numbered = open.iter();
+        let of_me = numbered.find(|(_, open)| open.peer_addr().is_ok_and(|peer| peer == me));
+        let number = of_me.map(|(number, _)| *number);
+        assert!(number > newest, "{number:?} after {newest:?}");
+        drop(open);
+        newest = number;
+        streams.push(stream);
+    }
+}
+
+#[test]
 fn who_closes_its_listener_after_its_connections_is_gone_all_the_same() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
