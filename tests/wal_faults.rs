@@ -377,6 +377,30 @@ fn a_full_disk_refuses_what_needs_a_segment_and_the_log_goes_on_when_there_is_ro
 }
 
 #[test]
+fn what_needs_a_segment_that_could_not_be_made_is_refused_before_it_is_staged() {
+    let disk = SimDisk::new(1);
+    let (wal, _) = open(&disk).unwrap();
+    // The second segment is ready, and when the first is full there is no room for a third.
+    disk.fill_up();
+    let mut written = 0;
+    let refused = loop {
+        match wal.append(&[&[7; 5000]]) {
+            Ok(staged) => wal.sync(staged).unwrap(),
+            Err(error) => break error,
+        };
+        written += 1;
+    };
+    assert!(matches!(refused, WalError::NoSpace(_)), "{refused}");
+    assert!(
+        disk.peek(&segment(2)).unwrap().contains(&7),
+        "both are used"
+    );
+    assert_eq!(wal.reader().last(), LogIndex(written));
+    disk.make_room();
+    append(&wal, b"after").unwrap();
+}
+
+#[test]
 fn a_lost_segment_and_a_copied_one_are_told_apart_from_damage() {
     let disk = SimDisk::new(1);
     let (wal, _) = open(&disk).unwrap();

@@ -103,6 +103,11 @@ impl Dead {
 }
 
 impl State {
+    fn take_ready(&mut self, sequence: u64) -> Option<Arc<dyn DiskFile>> {
+        let at = self.ready.iter().position(|(of, _)| *of == sequence)?;
+        self.ready.remove(at).map(|(_, file)| file)
+    }
+
     /// Lets another try begin, unless the failure is for good.
     fn forgive(&mut self) {
         if !matches!(self.failure, Some(WalError::Failed(_))) {
@@ -232,12 +237,14 @@ impl Stock {
         state: &mut MutexGuard<'_, State>,
         sequence: u64,
     ) -> Result<Arc<dyn DiskFile>, WalError> {
+        if let Some(file) = state.take_ready(sequence) {
+            // That there is no room for another is still to be told.
+            return Ok(file);
+        }
         state.forgive();
         state.wanted = state.wanted.max(sequence);
         loop {
-            if let Some(at) = state.ready.iter().position(|(of, _)| *of == sequence)
-                && let Some((_, file)) = state.ready.remove(at)
-            {
+            if let Some(file) = state.take_ready(sequence) {
                 return Ok(file);
             }
             if let Some(failure) = &state.failure {
