@@ -3,6 +3,7 @@
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+use std::thread::ThreadId;
 
 use catamaran::Bytes;
 use catamaran::sim::SimDisk;
@@ -29,8 +30,8 @@ struct State {
     /// Syncs that may pass although the others are held.
     permits: usize,
     fails: bool,
-    /// Syncs that have come since the gate was closed.
-    came: usize,
+    /// Who has come with a sync since the gate was closed.
+    came: Vec<ThreadId>,
 }
 
 impl HeldDisk {
@@ -71,11 +72,12 @@ impl HeldDisk {
         self.change(|state| state.fails = true);
     }
 
-    /// Waits until `count` syncs have come since the disk was held.
-    pub(crate) fn wait_until_held(&self, count: usize) {
+    /// Waits until `count` syncs have come since the disk was held; who came with the last of them.
+    pub(crate) fn wait_until_held(&self, count: usize) -> ThreadId {
         let state = self.gate.state.lock().unwrap();
-        let waiting = |state: &mut State| state.came < count;
-        drop(self.gate.moved.wait_while(state, waiting).unwrap());
+        let waiting = |state: &mut State| state.came.len() < count;
+        let state = self.gate.moved.wait_while(state, waiting).unwrap();
+        state.came[count - 1]
     }
 }
 
@@ -99,7 +101,7 @@ impl Gate {
             return Ok(());
         }
         let mut state = self.state.lock().unwrap();
-        state.came += 1;
+        state.came.push(current.id());
         self.moved.notify_all();
         let shut = |state: &mut State| state.held && state.permits == 0;
         let mut state = self.moved.wait_while(state, shut).unwrap();
