@@ -12,6 +12,8 @@ const MAX_ARGS: usize = 65_536;
 const MAX_LINE: usize = 64 << 10;
 /// The longest argument that is skipped rather than refused, as in Redis.
 const MAX_BULK: usize = 512 << 20;
+/// The most bytes of a value that are written at once.
+const PIECE: usize = 256 << 10;
 /// The room that is kept for what comes.
 const KEPT: usize = 64 << 10;
 
@@ -218,6 +220,8 @@ pub(crate) enum Reply {
     Int(i64),
     /// Shared with the store: however many replies wait for a client to take them, the value is there once.
     Bulk(Arc<Vec<u8>>),
+    /// What follows of a [`Reply::Bulk`] from this byte on.
+    Rest(Arc<Vec<u8>>, usize),
     Nil,
     Array(Vec<Self>),
 }
@@ -237,7 +241,8 @@ impl Reply {
         Self::bulk(text.into().into_bytes())
     }
 
-    pub(crate) fn write(&self, out: &mut Vec<u8>) {
+    /// Writes the beginning of a reply, however large that is, and gives what follows.
+    pub(crate) fn write(self, out: &mut Vec<u8>) -> Vec<Self> {
         match self {
             Self::Status(text) => line(out, b'+', text),
             // A line's end within would begin another reply.
@@ -245,17 +250,23 @@ impl Reply {
             Self::Int(number) => line(out, b':', &number.to_string()),
             Self::Bulk(bytes) => {
                 line(out, b'$', &bytes.len().to_string());
-                out.extend_from_slice(bytes);
+                return Self::Rest(bytes, 0).write(out);
+            }
+            Self::Rest(bytes, from) => {
+                let to = bytes.len().min(from + PIECE);
+                out.extend_from_slice(&bytes[from..to]);
+                if to < bytes.len() {
+                    return vec![Self::Rest(bytes, to)];
+                }
                 out.extend_from_slice(b"\r\n");
             }
             Self::Nil => out.extend_from_slice(b"$-1\r\n"),
             Self::Array(replies) => {
                 line(out, b'*', &replies.len().to_string());
-                for reply in replies {
-                    reply.write(out);
-                }
+                return replies;
             }
         }
+        Vec::new()
     }
 }
 

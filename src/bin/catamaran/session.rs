@@ -136,6 +136,12 @@ impl Session {
         self.lock().close();
     }
 
+    /// The bytes of replies that wait to be written.
+    #[cfg(test)]
+    pub(crate) fn gathered(&self) -> usize {
+        self.lock().out.len()
+    }
+
     fn serve(self: &Arc<Self>, connection: &mut Connection, bytes: &mut [u8]) -> io::Result<Waits> {
         let waker = Waker::from(Arc::clone(self));
         let mut has_read = false;
@@ -197,7 +203,14 @@ impl Connection {
     /// Writes replies in the order of the requests, as far as they are known.
     fn answer(&mut self, waker: &Waker) -> io::Result<Replies> {
         let mut context = Context::from_waker(waker);
-        while let Some(first) = self.under_way.front_mut() {
+        loop {
+            // Before more is added to it, since this is also asked while the client takes nothing.
+            if self.out.len() >= MAX_GATHERED && !self.flush()? {
+                return Ok(Replies::Stuck);
+            }
+            let Some(first) = self.under_way.front_mut() else {
+                break;
+            };
             let reply = match first {
                 UnderWay::Answered(reply) => std::mem::replace(reply, Reply::Nil),
                 UnderWay::Asked(proposal) => match Pin::new(proposal).poll(&mut context) {
@@ -205,10 +218,9 @@ impl Connection {
                     Poll::Ready(reply) => reply.unwrap_or_else(|error| failed(&error)),
                 },
             };
-            reply.write(&mut self.out);
             self.under_way.pop_front();
-            if self.out.len() >= MAX_GATHERED && !self.flush()? {
-                return Ok(Replies::Stuck);
+            for next in reply.write(&mut self.out).into_iter().rev() {
+                self.under_way.push_front(UnderWay::Answered(next));
             }
         }
         Ok(if self.flush()? {

@@ -262,16 +262,20 @@ mod tests {
         let node = Node::builder(catamaran::NodeId(1), dir)
             .start(Kv::default())
             .unwrap();
-        let set = Write::Set {
-            key: b"large".to_vec(),
-            value: vec![b'x'; LARGE],
-            when: When::Always,
-        };
-        node.propose(set.encode()).unwrap().wait().unwrap();
+        set_large(&node, LARGE);
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let sessions = Sessions::new(listener, Arc::new(node), 1 << 20, most);
         (sessions.unwrap(), addr)
+    }
+
+    fn set_large(node: &Node<Kv>, bytes: usize) {
+        let set = Write::Set {
+            key: b"large".to_vec(),
+            value: vec![b'x'; bytes],
+            when: When::Always,
+        };
+        node.propose(set.encode()).unwrap().wait().unwrap();
     }
 
     fn connect(addr: SocketAddr) -> TcpStream {
@@ -361,6 +365,37 @@ mod tests {
             });
             assert_eq!(sessions.open.len(), 1, "closed after part {part}");
         }
+    }
+
+    /// However small the requests are, and whatever else comes in meanwhile.
+    #[test]
+    fn no_more_is_gathered_than_a_piece_beyond_what_is_written_at_once() {
+        const VALUE: usize = 900_000;
+        const VALUES: usize = 40;
+        let dir = tempfile::tempdir().unwrap();
+        let (mut sessions, addr) = sessions(dir.path(), 1);
+        set_large(&sessions.node, VALUE);
+        let now = Instant::now();
+        let mut lazy = connect(addr);
+        let array = format!("MGET{}\r\n", " large".repeat(VALUES));
+        let each = "GET large\r\n".repeat(VALUES);
+        lazy.write_all((array + &each).as_bytes()).unwrap();
+        sessions.until(now, |sessions| !sessions.stuck.is_empty());
+        for _ in 0..20 {
+            lazy.write_all(b"\r\n").unwrap();
+            sessions.turn_at(now);
+            let gathered = sessions.open[&0].gathered();
+            assert!(gathered < 600_000, "{gathered} bytes");
+        }
+        lazy.shutdown(Shutdown::Write).unwrap();
+        let reads = thread::spawn(move || {
+            let mut replies = Vec::new();
+            lazy.read_to_end(&mut replies).unwrap();
+            replies
+        });
+        sessions.until(now, |sessions| sessions.open.is_empty());
+        let values = format!("${VALUE}\r\n{}\r\n", "x".repeat(VALUE)).repeat(2 * VALUES);
+        assert!(reads.join().unwrap() == format!("*{VALUES}\r\n{values}").as_bytes());
     }
 
     #[test]
