@@ -10,11 +10,14 @@
 #[path = "support/served.rs"]
 mod served;
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
 
 use served::client::{Answer, Connection};
-use served::{PATIENCE, alone};
+use served::{EXE, PATIENCE, alone};
 
 fn connect(addr: SocketAddr) -> TcpStream {
     let stream = TcpStream::connect(addr).unwrap();
@@ -97,4 +100,64 @@ fn hundreds_of_clients_that_ask_at_once_are_all_answered() {
     let mut connection = Connection::open_patiently(addr, PATIENCE).unwrap();
     let all = (CLIENTS * TIMES).to_string().into_bytes();
     assert_eq!(connection.ask(&[b"GET", b"n"]).unwrap(), Answer::Value(all));
+}
+
+/// A node alone that may have so many files open.
+struct Confined(Child);
+
+impl Confined {
+    fn start(dir: &Path, files: usize) -> (Self, SocketAddr) {
+        let confine = format!("ulimit -n {files} && exec \"$0\" \"$@\"");
+        let child = Command::new("sh")
+            .args(["-c", &confine, EXE, "serve", "--id", "1"])
+            .args(["--peers", "1=127.0.0.1:0@127.0.0.1:0"])
+            .args(["--segment-bytes", "1048576", "--dir"])
+            .arg(dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn();
+        let mut node = Self(child.unwrap());
+        let mut ready = String::new();
+        let mut says = BufReader::new(node.0.stdout.take().unwrap());
+        says.read_line(&mut ready).unwrap();
+        let addr = ready.trim().rsplit_once("resp=").unwrap().1;
+        (node, addr.parse().unwrap())
+    }
+}
+
+impl Drop for Confined {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn clients_leave_a_node_half_of_the_files_that_it_may_have_open() {
+    const FILES: usize = 64;
+    let dir = tempfile::tempdir().unwrap();
+    let (_node, addr) = Confined::start(dir.path(), FILES);
+    let mut first = Connection::open_patiently(addr, PATIENCE).unwrap();
+    let ok = Answer::Value(b"OK".to_vec());
+    let deadline = Instant::now() + PATIENCE;
+    while first.ask(&[b"SET", b"k", b""]).unwrap() != ok {
+        assert!(Instant::now() < deadline, "it never leads");
+    }
+    let mut others: Vec<_> = (1..2 * FILES).map(|_| connect(addr)).collect();
+    // The log needs one segment after the other.
+    let value = vec![b'x'; 100_000];
+    for _ in 0..50 {
+        assert_eq!(first.ask(&[b"SET", b"k", &value]).unwrap(), ok);
+    }
+    for mut turned_away in others.drain(FILES / 2 - 1..) {
+        let mut said = String::new();
+        turned_away.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "-ERR max number of clients reached\r\n");
+    }
+    for served in &mut others {
+        served.write_all(b"PING\r\n").unwrap();
+        let mut said = [0; 7];
+        served.read_exact(&mut said).unwrap();
+        assert_eq!(said, *b"+PONG\r\n");
+    }
 }

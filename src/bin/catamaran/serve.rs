@@ -1,5 +1,6 @@
 //! `serve`: one node as a key-value store over RESP.
 
+use std::fs;
 use std::io::{self, Write as _};
 use std::net::TcpListener;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -173,7 +174,7 @@ impl Serve {
         })?;
         let resp = clients.local_addr().map_err(Failure::runtime)?;
         let limit = limit - COMMAND_BYTES;
-        let sessions = Sessions::new(clients, Arc::clone(&node), limit, MAX_CLIENTS);
+        let sessions = Sessions::new(clients, Arc::clone(&node), limit, most_clients());
         let sessions = sessions.map_err(Failure::runtime)?;
         let recall = sessions.recall();
         spawn("clients", move || {
@@ -198,6 +199,18 @@ impl Serve {
             _ => closed.map_err(Failure::runtime),
         }
     }
+}
+
+/// As many clients as leave the node half of the files that this process may have open. A log that finds none left
+/// for its next segment stops.
+fn most_clients() -> usize {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let mut limits = limits.lines();
+    let files = limits.find_map(|limit| limit.strip_prefix("Max open files"));
+    let soft = files.and_then(|files| files.split_whitespace().next());
+    // Where there is no limit, or it cannot be read, there is the other one.
+    let soft: Option<usize> = soft.and_then(|soft| soft.parse().ok());
+    soft.map_or(MAX_CLIENTS, |soft| MAX_CLIENTS.min(soft / 2))
 }
 
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Failure> {

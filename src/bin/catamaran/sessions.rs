@@ -15,7 +15,7 @@ use crate::kv::Kv;
 use crate::resp::Reply;
 use crate::session::{Session, Waits};
 
-/// Clients at the same time.
+/// Clients at the same time, if the process may have files enough open.
 pub(crate) const MAX_CLIENTS: usize = 1_024;
 /// What is read of a client at once, before another has its turn.
 const READ_BYTES: usize = 64 << 10;
