@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -34,6 +34,8 @@ const QUEUE: usize = 1_024;
 const ANSWERS: usize = 2;
 /// How long a peer may take to say who it is, and to answer.
 const HANDSHAKE: Duration = Duration::from_secs(2);
+/// How long to wait before waking the acceptor again, if that failed.
+const RETRY: Duration = Duration::from_millis(10);
 /// How many refusals are remembered, so that each is logged once.
 const MAX_REMEMBERED: usize = 256;
 
@@ -144,8 +146,12 @@ impl Running {
             return;
         };
         self.shared.shut_all();
-        // The acceptor looks at `closing` after each connection, so one more wakes it.
-        let _ = TcpStream::connect_timeout(&reachable(self.addr), HANDSHAKE);
+        // The acceptor looks at `closing` after each connection, so one more wakes it. For that a file may be wanting
+        // until some of those that are open have been closed.
+        let wake = || TcpStream::connect_timeout(&reachable(self.addr), HANDSHAKE);
+        while wake().is_err() && threads.iter().any(|thread| !thread.is_finished()) {
+            thread::sleep(RETRY);
+        }
         for thread in threads {
             let _ = thread.join();
         }

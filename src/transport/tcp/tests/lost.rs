@@ -3,6 +3,7 @@
 use std::thread::ThreadId;
 use std::time::Instant;
 
+use super::super::Running;
 use super::*;
 
 /// Who reads now.
@@ -103,6 +104,32 @@ fn connections_are_numbered_as_they_were_accepted_however_late_their_readers_are
         newest = number;
         streams.push(stream);
     }
+}
+
+/// As it is where too many files are open: the acceptor cannot be woken by a connection at once.
+#[test]
+fn closing_goes_on_until_the_acceptor_is_woken() {
+    let a = start(identity(A, 1), bind(), bind().local_addr());
+    let addr = bind().local_addr();
+    let shared = Arc::clone(&a.transport.running.shared);
+    let cut_off = Running { addr, shared };
+    let (ended, ends) = unbounded();
+    let closes = thread::spawn(move || {
+        drop(cut_off);
+        ended.send(()).unwrap();
+    });
+    while !a.transport.running.shared.is_closing() {
+        thread::yield_now();
+    }
+    assert!(ends.recv_timeout(Duration::from_millis(50)).is_err());
+    let way = TcpListener::bind(addr).unwrap();
+    let pass_on = thread::spawn(move || {
+        let _tries = way.accept().unwrap();
+        TcpStream::connect(a.addr).unwrap()
+    });
+    ends.recv_timeout(PATIENCE).unwrap();
+    closes.join().unwrap();
+    pass_on.join().unwrap();
 }
 
 #[test]
