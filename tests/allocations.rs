@@ -112,14 +112,14 @@ fn beyond_their_own<C: Connect>(connects: Vec<(String, C)>) -> f64 {
             }
         });
         let mut round = || {
-            gate.close();
+            let closed = gate.close();
             begin.send(()).unwrap();
             gate.wait_for_one_who_stands_at_it();
             // All of these are there when the step that is held is done, so they are one batch.
             for _ in 0..BATCH - 1 {
                 proposals.push(leader.propose([7; 128].to_vec()).unwrap());
             }
-            gate.open();
+            drop(closed);
             for proposal in proposals.drain(..) {
                 proposal.wait().unwrap();
             }

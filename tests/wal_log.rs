@@ -389,23 +389,29 @@ fn a_reader_sees_whole_entries_across_segments_beside_the_writer() {
     let (wal, _) = small(&dir).open().unwrap();
     let last = 1500;
     std::thread::scope(|scope| {
-        let reader = wal.reader();
-        scope.spawn(move || {
-            let mut seen = 0;
-            while seen < last {
-                let to = reader.last().0;
-                for stored in reader.range(LogIndex(seen + 1)..=LogIndex(to)) {
-                    let stored = stored.unwrap();
-                    assert_eq!(&*stored.payload, payload(stored.index.0));
+        let wal = &wal;
+        let writer = scope.spawn(move || {
+            for index in 1..=last {
+                let bytes = payload(index);
+                let staged = wal.append(&[&bytes]).unwrap();
+                if index % 7 == 0 || index == last {
+                    wal.sync(staged).unwrap();
                 }
-                seen = to;
             }
         });
-        for index in 1..=last {
-            let bytes = payload(index);
-            let staged = wal.append(&[&bytes]).unwrap();
-            if index % 7 == 0 || index == last {
-                wal.sync(staged).unwrap();
+        let reader = wal.reader();
+        let mut seen = 0;
+        loop {
+            // Looked at first, so that what it wrote last is seen, and no more is waited for if it failed.
+            let ended = writer.is_finished();
+            let to = reader.last().0;
+            for stored in reader.range(LogIndex(seen + 1)..=LogIndex(to)) {
+                let stored = stored.unwrap();
+                assert_eq!(&*stored.payload, payload(stored.index.0));
+            }
+            seen = to;
+            if ended {
+                break;
             }
         }
     });

@@ -345,7 +345,7 @@ fn what_a_range_yields_beside_a_truncating_writer_was_in_the_log_during_the_iter
     std::thread::scope(|scope| {
         let reader = wal.reader();
         let (moment, died, wal) = (&moment, &died, &wal);
-        scope.spawn(move || {
+        let writer = scope.spawn(move || {
             let mut rng = Rng::new(seed);
             let mut alive = vec![0_u64; 401];
             for _ in 0..writes {
@@ -362,7 +362,8 @@ fn what_a_range_yields_beside_a_truncating_writer_was_in_the_log_during_the_iter
             }
         });
         let mut turns = 0;
-        while moment.load(Ordering::SeqCst) <= writes {
+        // It may have failed.
+        while !writer.is_finished() {
             let began = moment.load(Ordering::SeqCst);
             let mut seen = Vec::new();
             for (expected, stored) in (1..).zip(reader.range(LogIndex(1)..=LogIndex(400))) {

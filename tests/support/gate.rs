@@ -1,6 +1,7 @@
 //! A transport whose appends of entries wait at a gate, in the thread that takes the leader's step.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use catamaran::Member;
 use catamaran::NodeId;
@@ -8,6 +9,9 @@ use catamaran::raft::message::{Body, Message};
 use catamaran::snapshot::Ask;
 use catamaran::transport::{Connect, Context, Transport, TransportError};
 use parking_lot::{Condvar, Mutex};
+
+/// Long enough for anything that is going to happen at all.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Clones are one gate.
 #[derive(Clone, Default)]
@@ -23,20 +27,17 @@ struct Where {
 }
 
 impl Gate {
-    pub(crate) fn close(&self) {
+    /// Until what it returns is dropped, by a test that fails too: a node whose thread stands there could not be.
+    pub(crate) fn close(&self) -> Closed {
         self.shared.0.lock().closed = true;
-    }
-
-    pub(crate) fn open(&self) {
-        self.shared.0.lock().closed = false;
-        self.shared.1.notify_all();
+        Closed(self.clone())
     }
 
     pub(crate) fn wait_for_one_who_stands_at_it(&self) {
         let mut at = self.shared.0.lock();
-        while !at.stands {
-            self.shared.1.wait(&mut at);
-        }
+        let nobody = |at: &mut Where| !at.stands;
+        let waited = self.shared.1.wait_while_for(&mut at, nobody, PATIENCE);
+        assert!(!waited.timed_out(), "nobody came");
     }
 
     fn pass(&self) {
@@ -47,6 +48,17 @@ impl Gate {
             self.shared.1.wait(&mut at);
         }
         at.stands = false;
+    }
+}
+
+/// Opens the gate when it is dropped.
+#[must_use]
+pub(crate) struct Closed(Gate);
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.shared.0.lock().closed = false;
+        self.0.shared.1.notify_all();
     }
 }
 
