@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use catamaran::raft::message::Body;
 use catamaran::{EntryKind, Error, LogId, LogIndex, Node, Options, Proposal, Term};
-use peers::{B, C, Count, FIRST, PATIENCE, append, matched, patient, start};
+use peers::{B, C, Count, FIRST, PATIENCE, append, keep_trying, matched, patient, start};
 
 /// What each entry and request is counted with beside its bytes.
 const BESIDE: usize = 256;
@@ -71,9 +71,10 @@ fn a_leader_refuses_what_is_proposed_while_too_much_is_not_committed() {
         }
         for mut proposal in taken {
             // Until all of it is in the leader's log, the answer is nonsense.
-            while proposal.wait_for(Duration::from_millis(5)).is_none() {
+            keep_trying(|| {
                 world.peers.say(C, term, matched(last, 0));
-            }
+                proposal.wait_for(Duration::from_millis(5)).is_some()
+            });
         }
     }
 }
@@ -107,9 +108,7 @@ fn a_leader_that_is_deposed_holds_nothing_of_what_it_did_not_commit() {
         let before = world.node.log().last();
         let taken = fill(&world.node);
         assert_eq!(taken.len(), 32);
-        while world.node.log().last().since(before) < 32 {
-            std::thread::yield_now();
-        }
+        keep_trying(|| world.node.log().last().since(before) == 32);
         world.peers.follow(term + 1);
         for proposal in taken {
             assert_eq!(proposal.wait(), Err(Error::OutcomeUnknown));
@@ -202,10 +201,16 @@ fn a_follower_whose_disk_hangs_takes_in_no_more_than_may_wait_for_it() {
     let last = |world: &peers::World| world.node.log().last().0;
     // A quarter of the memory takes 16.
     let full = 1 + 16;
-    while last(&world) < full {
-        deliver(&world, last(&world) + 1);
-        std::thread::yield_now();
-    }
+    let grow = |world: &peers::World, upto: u64| {
+        keep_trying(|| {
+            let last = last(world);
+            if last < upto {
+                deliver(world, last + 1);
+            }
+            last >= upto
+        });
+    };
+    grow(&world, full);
     for _ in 0..2_000 {
         for ahead in 1..=4 {
             deliver(&world, last(&world) + ahead);
@@ -216,8 +221,5 @@ fn a_follower_whose_disk_hangs_takes_in_no_more_than_may_wait_for_it() {
     drop(hangs);
     // And goes on when the disk does.
     world.peers.wait_for(&matched(full, 0));
-    while last(&world) < full + 100 {
-        deliver(&world, last(&world) + 1);
-        std::thread::yield_now();
-    }
+    grow(&world, full + 100);
 }

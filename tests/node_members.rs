@@ -17,7 +17,7 @@ use catamaran::transport::{InMemory, Tcp};
 use catamaran::{
     Bytes, Change, EntryKind, Error, Member, MemberRole, Membership, Node, NodeId, Proposal,
 };
-use cluster::{Journal, PATIENCE, small};
+use cluster::{Journal, PATIENCE, small, steady};
 use tempfile::TempDir;
 
 /// Nodes that come and go.
@@ -51,7 +51,7 @@ impl World {
     fn builder(&self, id: u64) -> Builder {
         Node::builder(NodeId(id), self.dir.path().join(id.to_string()))
             .transport(self.net.endpoint())
-            .options(small())
+            .options(steady())
     }
 
     /// The first of a cluster.

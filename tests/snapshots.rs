@@ -14,7 +14,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use catamaran::sim::{Moment, SimDisk, Survival};
 use catamaran::snapshot::{Configuration, Meta, SnapshotError, SnapshotStore};
@@ -239,6 +239,8 @@ fn applying_goes_on_while_a_snapshot_is_written() {
         Ok(())
     };
     let node = start(dir.path(), Tally::new(Arc::new(hook))).unwrap();
+    // Dropped before the node, which waits for the snapshot under way, should the test fail.
+    let end = end;
     feed(&node, 1, 100);
     begins.recv_timeout(PATIENCE).unwrap();
     feed(&node, 101, 350);
@@ -473,6 +475,8 @@ fn a_node_that_stops_meanwhile_publishes_nothing() {
         Ok(())
     };
     let node = start(dir.path(), Tally::new(Arc::new(hook))).unwrap();
+    // As above.
+    let end = end;
     feed(&node, 1, 120);
     begins.recv_timeout(PATIENCE).unwrap();
     std::thread::scope(|scope| {
@@ -612,7 +616,11 @@ fn three_nodes_start_again_from_snapshots_and_know_each_other() {
         Node::builder(NodeId(id), dir.path().join(id.to_string()))
             .bootstrap([member(1), member(2), member(3)])
             .transport(net.endpoint())
-            .options(options())
+            .options(Options {
+                // A busy machine is no reason for another leader.
+                election_timeout: Duration::from_secs(1),
+                ..options()
+            })
             .start(Tally::plain())
             .unwrap()
     };

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catamaran::raft::message::{AppendOutcome, Body, Message};
 use catamaran::sim::SimDisk;
@@ -118,8 +118,16 @@ impl Peers {
 
     /// Waits until a message that says so has left.
     pub(crate) fn wait_for(&mut self, body: &Body) {
-        while !self.has_seen(body) {
-            self.next();
+        if !self.has_seen(body) {
+            self.wait_until(|next| next == body);
+        }
+    }
+
+    /// Waits for the first message from now on that is so. Others, as heartbeats, may come for ever.
+    fn wait_until(&mut self, is_so: impl Fn(&Body) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !is_so(&self.next().body) {
+            assert!(Instant::now() < deadline, "it never left");
         }
     }
 
@@ -138,19 +146,15 @@ impl Peers {
     pub(crate) fn fence(&mut self) {
         let last = LogId::ORIGIN;
         self.say(C, 0, Body::PreVote { last });
-        while self.next().body != (Body::PreVoteReply { granted: false }) {}
+        self.wait_until(|body| *body == Body::PreVoteReply { granted: false });
     }
 
     /// Waits until an append whose last entry is this one has left.
     pub(crate) fn wait_for_append_of(&mut self, index: u64) {
-        loop {
-            if let Body::Append { range, .. } = self.next().body
-                && range.last.index == LogIndex(index)
-                && !range.is_empty()
-            {
-                return;
-            }
-        }
+        self.wait_until(|body| {
+            matches!(body, Body::Append { range, .. }
+                if range.last.index == LogIndex(index) && !range.is_empty())
+        });
     }
 
     pub(crate) fn has_seen(&mut self, body: &Body) -> bool {
@@ -217,6 +221,16 @@ pub(crate) fn append(
         round: 0,
     };
     (body, entries)
+}
+
+/// Tries again and again, until it is so.
+#[allow(dead_code, reason = "of no use to some tests that share this file")]
+pub(crate) fn keep_trying(mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "never so");
+        thread::yield_now();
+    }
 }
 
 pub(crate) struct World {
