@@ -57,7 +57,7 @@ fn a_killed_process_starts_again_from_its_snapshot_with_all_it_acknowledged() {
     for _ in 0..3 {
         cluster.start(1).unwrap();
         cluster.wait_leader().unwrap();
-        let mut connection = Connection::open(cluster.addrs()[0]).unwrap();
+        let mut connection = served::connect(cluster.addrs()[0]);
         for number in 0..written {
             let found = ask(&mut connection, &format!("GET key-{number}"));
             assert_eq!(found, value(number));
@@ -83,7 +83,7 @@ fn a_killed_process_starts_again_from_its_snapshot_with_all_it_acknowledged() {
     }
     cluster.start(1).unwrap();
     cluster.wait_leader().unwrap();
-    let mut connection = Connection::open(cluster.addrs()[0]).unwrap();
+    let mut connection = served::connect(cluster.addrs()[0]);
     assert_eq!(ask(&mut connection, "GET key-0"), value(0));
     assert_eq!(ask(&mut connection, "LOGGET 1"), value("record-1"));
     assert_eq!(ask(&mut connection, "LOGLEN"), value(written));

@@ -24,7 +24,7 @@ use catamaran::wal::WalOptions;
 use catamaran::{ClusterId, EntryKind, Member, Membership, NodeId, Term};
 use json::Json;
 use served::EXE;
-use served::client::{Answer, Connection};
+use served::client::Answer;
 use served::cluster::Cluster;
 use tempfile::TempDir;
 
@@ -514,7 +514,7 @@ fn all_of_them_work_beside_a_running_node_which_goes_on() {
     cluster.start(1).unwrap();
     cluster.wait_leader().unwrap();
     let node = cluster.node_dir(1);
-    let mut connection = Connection::open(cluster.addrs()[0]).unwrap();
+    let mut connection = served::connect(cluster.addrs()[0]);
     let mut written = 0;
     for _ in 0..30 {
         for _ in 0..5 {

@@ -215,7 +215,9 @@ impl Cluster {
     /// Waits until a node has applied all that its leader has committed by now.
     #[allow(dead_code, reason = "of no use to some tests that share this file")]
     pub(crate) fn wait_caught_up(&self, id: usize, leader: usize) -> io::Result<()> {
-        let committed = self.info(leader)?.committed;
+        let committed = self.wait("a leader to answer", || {
+            Some(self.info(leader).ok()?.committed)
+        })?;
         self.wait("a node to catch up", || {
             let info = self.info(id).ok()?;
             (info.leader == leader as u64 && info.applied >= committed).then_some(())

@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use catamaran::{Bytes, Node, Proposal};
+use catamaran::{Bytes, Node, Options, Proposal};
 
 use super::many::Many;
 use super::measured::Measured;
-use super::nodes::{Count, Nodes};
+use super::nodes::{Count, ELECTION_TIMEOUT, Nodes, PATIENCE};
 use super::tasks;
 use crate::Failure;
 use crate::client::{Answer, Connection};
@@ -141,7 +141,14 @@ impl Processes {
     ) -> Result<Self, Failure> {
         let start = || {
             let exe = std::env::current_exe()?;
-            let mut cluster = Cluster::new(exe, dir, nodes, segment_bytes)?.with(more);
+            let timeout = ELECTION_TIMEOUT.as_millis().to_string();
+            let cluster = Cluster::new(exe, dir, nodes, segment_bytes)?.with(more);
+            let beat = Options::default()
+                .heartbeat_interval
+                .as_millis()
+                .to_string();
+            let more = ["--election-timeout-ms", &timeout, "--heartbeat-ms", &beat];
+            let mut cluster = cluster.with(&more);
             (1..=nodes).try_for_each(|id| cluster.start(id))?;
             let leader = cluster.wait_leader()?;
             Ok(Self { cluster, leader })
@@ -156,7 +163,8 @@ impl Processes {
 
 impl Target for Processes {
     fn client<'a>(&'a self, entry: &'a [u8]) -> Result<Box<dyn Client + 'a>, Failure> {
-        let connection = Connection::open(self.addr()).map_err(Failure::runtime)?;
+        let connection = Connection::open_patiently(self.addr(), PATIENCE);
+        let connection = connection.map_err(Failure::runtime)?;
         Ok(Box::new(OverTcp { connection, entry }))
     }
 

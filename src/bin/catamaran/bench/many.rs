@@ -3,17 +3,16 @@
 use std::collections::VecDeque;
 use std::io::{self, ErrorKind, Read as _, Write as _};
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::net::TcpStream;
 use mio::{Events, Interest, Poll, Token};
 
 use super::clients::Work;
 use super::measured::Measured;
+use super::nodes::PATIENCE;
 use crate::client::encode;
 
-/// How long all may wait for any reply.
-const PATIENCE: Duration = Duration::from_secs(10);
 /// What is read at once.
 const READ_BYTES: usize = 64 << 10;
 
