@@ -232,6 +232,15 @@ fn reads_wait_while_the_apply_thread_has_not_come_to_those_before_them() {
     assert!(mailbox.begin(), "for what does not wait");
 }
 
+/// Ends the mailbox when the test is over, so that no thread waits if it fails.
+struct Stop<'a>(&'a Numbers);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.stop("the test is over");
+    }
+}
+
 #[test]
 fn the_raft_thread_hears_of_a_deadline_before_the_one_it_sleeps_until() {
     let (mailbox, now) = (mailbox(), Instant::now());
@@ -241,6 +250,7 @@ fn the_raft_thread_hears_of_a_deadline_before_the_one_it_sleeps_until() {
     let later = now + Duration::from_secs(3_600);
     assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
     thread::scope(|scope| {
+        let _stop = Stop(&mailbox);
         let raft = scope.spawn(|| mailbox.wait());
         while !matches!(mailbox.queued.lock().raft, Sleep::Until(until) if until == later) {
             thread::yield_now();
