@@ -34,7 +34,7 @@ const QUEUE: usize = 1_024;
 const ANSWERS: usize = 2;
 /// How long a peer may take to say who it is, and to answer.
 const HANDSHAKE: Duration = Duration::from_secs(2);
-/// How long to wait before waking the acceptor again, if that failed.
+/// How long to wait before accepting a connection again, or waking the acceptor, if that failed for want of a file.
 const RETRY: Duration = Duration::from_millis(10);
 /// How many refusals are remembered, so that each is logged once.
 const MAX_REMEMBERED: usize = 256;

@@ -7,7 +7,7 @@ use std::thread;
 
 use super::frames::{Frame, Frames};
 use super::wire::{self, Hello, LaneKind, Refusal};
-use super::{HANDSHAKE, Shared, Tracked, lost};
+use super::{HANDSHAKE, RETRY, Shared, Tracked, lost};
 use crate::codec::Malformed;
 use crate::transport::Incoming;
 use crate::transport::transfer::{self, Transfer};
@@ -24,8 +24,8 @@ pub(super) fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         }
         match stream {
             Ok(stream) => let_in(stream, shared),
-            // Too many open files, say: the next may find room. Or the peer has gone again.
-            Err(_) => thread::yield_now(),
+            // Too many open files, say: the next may find room, if not at once. Or the peer has gone again.
+            Err(_) => thread::sleep(RETRY),
         }
     }
 }
