@@ -1,11 +1,13 @@
 //! Who takes the turns of consensus: whichever of the node's own threads has the news, so that nobody need be woken to
 //! hear it. The log thread between two syncs; the apply thread when it has nothing to do and others have answered,
-//! since it goes on to apply what that commits; a transport's thread that has brought messages; the raft thread when a
-//! deadline has come, or when nobody else is there. One at a time: the [`Mailbox`] says whose turn it is.
+//! since it goes on to apply what that commits, and behind reads, for those that came while they waited for it; a
+//! transport's thread that has brought messages; the raft thread when a deadline has come, or when nobody else is there.
+//! One at a time: the [`Mailbox`] says whose turn it is.
 //!
 //! A turn waits for the log thread alone, and that for nobody, so it does not matter to the others who has it. While the
 //! log thread has nothing to do, who brings a few entries also syncs them in its place, and answers at once. An apply
-//! thread that is at work is never counted on: a state machine may take as long as it likes.
+//! thread that is at work is counted on by reads alone, which it has to run, and by those until a deadline comes: a state
+//! machine may take as long as it likes.
 //!
 //! A client's thread never takes one: consensus must not wait for a thread that the embedder may have slowed down, and
 //! what a turn answers may need a lock that the client holds.
