@@ -142,13 +142,12 @@ impl Processes {
         let start = || {
             let exe = std::env::current_exe()?;
             let timeout = ELECTION_TIMEOUT.as_millis().to_string();
-            let cluster = Cluster::new(exe, dir, nodes, segment_bytes)?.with(more);
-            let beat = Options::default()
-                .heartbeat_interval
-                .as_millis()
-                .to_string();
-            let more = ["--election-timeout-ms", &timeout, "--heartbeat-ms", &beat];
-            let mut cluster = cluster.with(&more);
+            let heartbeat = Options::default().heartbeat_interval.as_millis();
+            let heartbeat = heartbeat.to_string();
+            let election = ["--election-timeout-ms", &timeout];
+            let beat = ["--heartbeat-ms", &heartbeat];
+            let cluster = Cluster::new(exe, dir, nodes, segment_bytes)?;
+            let mut cluster = cluster.with(more).with(&election).with(&beat);
             (1..=nodes).try_for_each(|id| cluster.start(id))?;
             let leader = cluster.wait_leader()?;
             Ok(Self { cluster, leader })
