@@ -50,9 +50,24 @@ impl<S> Gathering<S> {
         self.holds = gathers;
     }
 
+    /// Whether they wait.
+    pub(crate) const fn is_held(&self) -> bool {
+        self.holds
+    }
+
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.proposed.len()
+    }
+
+    /// Whether they are so many bytes that more would not make their write cheaper.
+    pub(crate) const fn is_worth_a_write(&self) -> bool {
+        self.bytes >= WORTH_A_WRITE
+    }
+
     /// Whether there are any that need not wait.
     pub(crate) fn is_due(&self) -> bool {
-        !self.proposed.is_empty() && (!self.holds || self.bytes >= WORTH_A_WRITE)
+        !self.proposed.is_empty() && (!self.holds || self.is_worth_a_write())
     }
 
     /// How many wait.

@@ -12,15 +12,19 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::apply::{ApplyQueue, ReadJob};
-use super::outcome::{Error, Slot};
+use super::outcome::{Budget, Error, Slot};
 use super::writer::LogQueue;
 use crate::config::memory_of;
-use crate::driver::{self, Gathering};
+use crate::driver;
 use crate::raft::message::Body;
 use crate::snapshot::{Ask, Piece, Whole};
 use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::transport::Incoming;
 use crate::types::{Change, Durable, LogId, Member, Membership, NodeId};
+
+mod proposing;
+
+use proposing::Proposing;
 
 /// Messages that may wait; beyond it they are dropped.
 const MAX_INCOMING: usize = 4_096;
@@ -121,6 +125,8 @@ pub(super) struct Mailbox<S, R> {
     queued: Mutex<Queued<S, R>>,
     /// Where the raft thread waits.
     due: Condvar,
+    /// What clients have under way.
+    budget: Arc<Budget>,
     /// Whose thread is the better one to wake while it has nothing to sync: it goes on to sync what the turn writes.
     log: Arc<LogQueue>,
     /// Whose thread is the better one to wake for answers, while it has nothing to do: it goes on to apply what the
@@ -132,7 +138,7 @@ pub(super) struct Mailbox<S, R> {
 
 struct Queued<S, R> {
     mail: Mail,
-    proposals: Gathering<Slot<R>>,
+    proposals: Proposing<R>,
     reads: Vec<ReadJob<S>>,
     /// They are no reason for a turn.
     reads_wait: bool,
@@ -168,11 +174,6 @@ impl<S, R> Queued<S, R> {
         reads_are_due || self.proposals.is_due() || !self.mail.is_empty()
     }
 
-    fn hold(&mut self, gathers: Gathers) {
-        self.proposals.hold(gathers.proposals);
-        self.reads_wait = gathers.reads;
-    }
-
     fn running(&self) -> Result<(), Arc<str>> {
         self.stopped.clone().map_or(Ok(()), Err)
     }
@@ -181,12 +182,13 @@ impl<S, R> Queued<S, R> {
 impl<S, R> Mailbox<S, R> {
     pub(super) fn new(
         max_incoming_bytes: u64,
+        budget: Arc<Budget>,
         log: Arc<LogQueue>,
         apply: Arc<ApplyQueue<S, R>>,
     ) -> Self {
         let queued = Queued {
             mail: Mail::default(),
-            proposals: Gathering::new(),
+            proposals: Proposing::new(),
             reads: Vec::new(),
             reads_wait: false,
             taken: false,
@@ -197,6 +199,7 @@ impl<S, R> Mailbox<S, R> {
         Self {
             queued: Mutex::new(queued),
             due: Condvar::new(),
+            budget,
             log,
             apply,
             max_incoming_bytes,
@@ -263,8 +266,8 @@ impl<S, R> Mailbox<S, R> {
     /// turn.
     pub(super) fn proposals(&self, gathers: bool, most: u64, taken: &mut Vec<Proposed<R>>) {
         let mut queued = self.queued.lock();
-        queued.proposals.hold(gathers);
-        queued.proposals.take(most, taken);
+        queued.proposals.hold(gathers, self.budget.proposals());
+        queued.proposals.take(self.budget.proposals(), most, taken);
     }
 
     /// Swaps reads into `taken`, which must have been emptied. For who has the turn.
@@ -277,11 +280,18 @@ impl<S, R> Mailbox<S, R> {
     pub(super) fn leave(&self, deadline: Instant, gathers: Gathers) -> Left {
         let mut queued = self.queued.lock();
         queued.deadline = deadline;
-        queued.hold(gathers);
+        queued
+            .proposals
+            .hold(gathers.proposals, self.budget.proposals());
+        queued.reads_wait = gathers.reads;
         if queued.stopped.is_none() && queued.has_work(&self.apply) {
             return Left::More;
         }
+        let until = queued.proposals.wait_until();
         self.give_back(queued);
+        if let Some(until) = until {
+            self.log.turn_at(until);
+        }
         Left::Nothing
     }
 

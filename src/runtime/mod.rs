@@ -4,7 +4,8 @@
 //! need be woken. It is a thing of microseconds beside the sync.
 //!
 //! ```text
-//! client --propose--> [ mailbox ]   waits while the log is at the write before, so that one write holds many
+//! client --propose--> [ mailbox ]   waits for the write before, and for those who were aboard of that, so that one
+//!                         |         write holds many
 //!                         |
 //!                         v
 //!            a turn of consensus    assigns the index, stages the write, keeps the reply slot
@@ -77,7 +78,7 @@ mod writer;
 use apply::{Applier, ApplyQueue, ReadJob};
 use consensus::Consensus;
 use mailbox::{Command, Mail, Mailbox, Proposed};
-use outcome::{Budget, Slot, promise};
+use outcome::{Budget, Holder, Slot, promise};
 pub use outcome::{Error, Proposal};
 pub(crate) use progress::Progress;
 use snapshot::{Schedule, Snapshotter};
@@ -171,8 +172,10 @@ impl<M: StateMachine> Runtime<M> {
         let membership = members.current().cloned().unwrap_or_default();
         let queue = Arc::new(LogQueue::new(config.backlog_bytes()));
         let apply = Arc::new(ApplyQueue::new());
+        let budget = Arc::new(Budget::new(config.request_bytes()));
         let mailbox = Arc::new(Mailbox::new(
             config.incoming_bytes(),
+            Arc::clone(&budget),
             Arc::clone(&queue),
             Arc::clone(&apply),
         ));
@@ -221,7 +224,7 @@ impl<M: StateMachine> Runtime<M> {
             turns: Arc::clone(&turns),
             apply: Arc::clone(&apply),
             progress: Arc::clone(&progress),
-            budget: Arc::new(Budget::new(config.request_bytes())),
+            budget,
             commands: Arc::new(Budget::new(MAX_COMMANDS)),
             // Given up after one timeout; the other half is for the other's election.
             handover: HANDOVER.min(config.election_timeout * 2),
@@ -339,7 +342,7 @@ impl<M: StateMachine> Runtime<M> {
         }
         let permit = self
             .budget
-            .take(memory_of(bytes))
+            .take(memory_of(bytes), Holder::Proposal)
             .ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
         let sent = self.mailbox.propose(Proposed { payload, slot });
@@ -373,7 +376,10 @@ impl<M: StateMachine> Runtime<M> {
         &self,
         read: impl FnOnce(&M, LogIndex) -> R + Send + 'static,
     ) -> Result<(ReadJob<M>, Proposal<R>), Error> {
-        let permit = self.budget.take(memory_of(0)).ok_or(Error::Overloaded)?;
+        let permit = self
+            .budget
+            .take(memory_of(0), Holder::Other)
+            .ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
         let job = move |seen: Result<(&M, LogIndex), Error>| {
             slot.complete(seen.map(|(machine, applied)| read(machine, applied)));
@@ -390,7 +396,10 @@ impl<M: StateMachine> Runtime<M> {
     }
 
     fn command<R>(&self, command: impl FnOnce(Slot<R>) -> Command) -> Result<Proposal<R>, Error> {
-        let permit = self.commands.take(1).ok_or(Error::Overloaded)?;
+        let permit = self
+            .commands
+            .take(1, Holder::Other)
+            .ok_or(Error::Overloaded)?;
         let (slot, proposal) = promise(permit);
         let sent = self.mailbox.command(command(slot));
         sent.map(|()| proposal)

@@ -120,9 +120,17 @@ const CROWD: u64 = 32;
 pub(crate) struct Budget {
     taken: AtomicU64,
     most: u64,
-    /// How many hold some of it.
-    holders: AtomicU64,
+    /// How many hold some of it: proposals, and others.
+    proposals: AtomicU64,
+    others: AtomicU64,
     crowd: u64,
+}
+
+/// What holds some of a [`Budget`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Holder {
+    Proposal,
+    Other,
 }
 
 impl Budget {
@@ -131,23 +139,38 @@ impl Budget {
         Self {
             taken: AtomicU64::new(0),
             most,
-            holders: AtomicU64::new(0),
+            proposals: AtomicU64::new(0),
+            others: AtomicU64::new(0),
             crowd: CROWD.saturating_mul(processors as u64),
         }
     }
 
     /// Whether so many hold some of it that whoever yields lets others of them run.
     pub(super) fn is_crowded(&self) -> bool {
-        self.holders.load(Ordering::Relaxed) >= self.crowd
+        let others = self.others.load(Ordering::Relaxed);
+        self.proposals.load(Ordering::Relaxed) + others >= self.crowd
+    }
+
+    /// How many proposals hold some of it.
+    pub(super) fn proposals(&self) -> usize {
+        usize::try_from(self.proposals.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    const fn holders(&self, holder: Holder) -> &AtomicU64 {
+        match holder {
+            Holder::Proposal => &self.proposals,
+            Holder::Other => &self.others,
+        }
     }
 
     /// Room for so much more, until the permit is dropped. One alone always has room.
-    pub(crate) fn take(self: &Arc<Self>, amount: u64) -> Option<Permit> {
+    pub(crate) fn take(self: &Arc<Self>, amount: u64, holder: Holder) -> Option<Permit> {
         let before = self.taken.fetch_add(amount, Ordering::Relaxed);
-        self.holders.fetch_add(1, Ordering::Relaxed);
+        self.holders(holder).fetch_add(1, Ordering::Relaxed);
         let permit = Permit {
             budget: Arc::clone(self),
             amount,
+            holder,
         };
         let fits = before == 0 || before.saturating_add(amount) <= self.most;
         fits.then_some(permit)
@@ -158,12 +181,18 @@ impl Budget {
 pub(crate) struct Permit {
     budget: Arc<Budget>,
     amount: u64,
+    holder: Holder,
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.budget.taken.fetch_sub(self.amount, Ordering::Relaxed);
-        self.budget.holders.fetch_sub(1, Ordering::Relaxed);
+        let Self {
+            budget,
+            amount,
+            holder,
+        } = self;
+        budget.taken.fetch_sub(*amount, Ordering::Relaxed);
+        budget.holders(*holder).fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -337,7 +366,7 @@ mod tests {
     }
 
     fn pair() -> (Slot<u32>, Proposal<u32>) {
-        promise(budget(1).take(1).unwrap())
+        promise(budget(1).take(1, Holder::Proposal).unwrap())
     }
 
     #[test]
@@ -412,32 +441,42 @@ mod tests {
     #[test]
     fn a_full_budget_refuses_until_something_ends() {
         let budget = budget(100);
-        let large = budget.take(500).unwrap();
+        let large = budget.take(500, Holder::Proposal).unwrap();
         assert!(
-            budget.take(1).is_none(),
+            budget.take(1, Holder::Proposal).is_none(),
             "beside one that is over the limit by itself"
         );
         drop(large);
-        let most = budget.take(60).unwrap();
-        assert!(budget.take(41).is_none(), "both would be over the limit");
-        let rest = budget.take(40).unwrap();
-        assert!(budget.take(1).is_none());
+        let most = budget.take(60, Holder::Proposal).unwrap();
+        assert!(
+            budget.take(41, Holder::Proposal).is_none(),
+            "both would be over the limit"
+        );
+        let rest = budget.take(40, Holder::Proposal).unwrap();
+        assert!(budget.take(1, Holder::Proposal).is_none());
         drop(most);
-        assert!(budget.take(60).is_some(), "after one has ended");
+        assert!(
+            budget.take(60, Holder::Proposal).is_some(),
+            "after one has ended"
+        );
         drop(rest);
-        assert!(budget.take(500).is_some(), "alone again");
+        assert!(budget.take(500, Holder::Proposal).is_some(), "alone again");
     }
 
     #[test]
     fn many_who_hold_a_little_are_a_crowd_and_one_who_holds_much_is_none() {
         let budget = budget(u64::MAX);
-        let mut holders = vec![budget.take(1 << 30).unwrap()];
+        let mut holders = vec![budget.take(1 << 30, Holder::Proposal).unwrap()];
         while holders.len() < usize::try_from(budget.crowd).unwrap() {
             assert!(!budget.is_crowded());
-            holders.push(budget.take(1).unwrap());
+            holders.push(budget.take(1, Holder::Proposal).unwrap());
         }
         assert!(budget.is_crowded());
-        assert!(promise::<u32>(budget.take(1).unwrap()).1.crowded);
+        assert!(
+            promise::<u32>(budget.take(1, Holder::Proposal).unwrap())
+                .1
+                .crowded
+        );
         holders.pop();
         assert!(!budget.is_crowded());
         assert!(!promise::<u32>(holders.pop().unwrap()).1.crowded);
@@ -446,10 +485,10 @@ mod tests {
     #[test]
     fn whatever_a_slot_comes_to_gives_its_room_back() {
         let budget = budget(10);
-        let full = || promise::<u32>(budget.take(10).unwrap());
+        let full = || promise::<u32>(budget.take(10, Holder::Proposal).unwrap());
         for end in 0..3 {
             let (slot, proposal) = full();
-            assert!(budget.take(1).is_none());
+            assert!(budget.take(1, Holder::Proposal).is_none());
             match end {
                 0 => slot.complete(Ok(7)),
                 1 => slot.complete(Err(Error::Overloaded)),
@@ -461,7 +500,10 @@ mod tests {
         }
         let (slot, proposal) = full();
         drop(proposal);
-        assert!(budget.take(1).is_none(), "the proposal is under way still");
+        assert!(
+            budget.take(1, Holder::Proposal).is_none(),
+            "the proposal is under way still"
+        );
         drop(slot);
         drop(full());
     }

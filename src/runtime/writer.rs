@@ -9,10 +9,11 @@
 
 use std::sync::Arc;
 use std::thread;
+use std::time::Instant;
 
 use super::outcome::Budget;
 use crate::raft::message::Message;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Mutex, MutexGuard, now};
 use crate::transport::Transport;
 use crate::types::{Durable, NodeId, Staged};
 use crate::wal::{Wal, WalError};
@@ -50,6 +51,8 @@ struct Waiting {
     log: State,
     /// There is a turn to be taken.
     nudged: bool,
+    /// There may be one then, though nobody nudges.
+    turn_at: Option<Instant>,
     /// No more will come.
     closed: bool,
 }
@@ -84,6 +87,7 @@ impl LogQueue {
             bytes: 0,
             log: State::Busy,
             nudged: false,
+            turn_at: None,
             closed: false,
         };
         Self {
@@ -141,6 +145,17 @@ impl LogQueue {
         true
     }
 
+    /// Has the log thread look for a turn at that time; the latest that it is told counts.
+    pub(super) fn turn_at(&self, time: Instant) {
+        let mut waiting = self.waiting.lock();
+        let wake = waiting.log == State::Waits && waiting.turn_at.is_none();
+        waiting.turn_at = waiting.turn_at.max(Some(time));
+        drop(waiting);
+        if wake {
+            self.arrived.notify_one();
+        }
+    }
+
     /// Whether the log thread has something to sync.
     pub(super) fn has_jobs(&self) -> bool {
         !self.waiting.lock().jobs.is_empty()
@@ -160,7 +175,8 @@ impl LogQueue {
                 return Next::End;
             }
             waiting.log = State::Busy;
-            if std::mem::take(&mut waiting.nudged) {
+            let is_time = waiting.turn_at.take_if(|time| *time <= now()).is_some();
+            if std::mem::take(&mut waiting.nudged) || is_time {
                 return Next::Turn;
             }
             if !waiting.jobs.is_empty() {
@@ -170,7 +186,10 @@ impl LogQueue {
                 return Next::End;
             }
             waiting.log = State::Waits;
-            self.arrived.wait(&mut waiting);
+            match waiting.turn_at {
+                Some(time) => _ = self.arrived.wait_until(&mut waiting, time),
+                None => self.arrived.wait(&mut waiting),
+            }
             while matches!(waiting.log, State::Busy | State::TakesTurn) {
                 // Another stands in for it.
                 self.arrived.wait(&mut waiting);
@@ -203,6 +222,12 @@ impl LogQueue {
         done
     }
 
+    /// When the log thread looks for a turn by itself, if it does.
+    #[cfg(test)]
+    pub(super) fn turn_due(&self) -> Option<Instant> {
+        self.waiting.lock().turn_at
+    }
+
     fn durable(&self, bytes: u64) {
         let mut waiting = self.waiting.lock();
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
@@ -225,7 +250,7 @@ impl LogQueue {
 impl Waiting {
     /// Whether the log thread is not to wait.
     fn has_work(&self) -> bool {
-        self.nudged || self.closed || !self.jobs.is_empty()
+        self.nudged || self.turn_at.is_some() || self.closed || !self.jobs.is_empty()
     }
 }
 
@@ -348,6 +373,7 @@ impl LogThread {
 mod tests {
     use std::io::ErrorKind;
     use std::sync::mpsc;
+    use std::time::Duration;
 
     use super::*;
     use crate::raft::message::Body;
@@ -433,6 +459,25 @@ mod tests {
                 queue.send(job).unwrap();
             }
         });
+    }
+
+    #[test]
+    fn the_log_thread_takes_a_turn_at_the_latest_time_that_it_is_told() {
+        let writer = writer(&SimDisk::new(1));
+        let (told, tells) = mpsc::channel();
+        let thread = LogThread(Arc::clone(&writer));
+        let runs = thread::spawn(move || thread.run(|_| told.send(Instant::now()).unwrap()));
+        while writer.queue.waiting.lock().log != State::Waits {
+            thread::yield_now();
+        }
+        let time = Instant::now() + Duration::from_millis(2);
+        writer.queue.turn_at(time);
+        writer.queue.turn_at(time - Duration::from_millis(1));
+        assert!(!writer.stand_in(|_| panic!("a turn")).unwrap());
+        assert!(tells.recv().unwrap() >= time);
+        writer.queue.close();
+        runs.join().unwrap().unwrap();
+        assert!(tells.recv().is_err(), "it was told of one turn");
     }
 
     #[test]

@@ -27,13 +27,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::error::WalError;
+use super::pace::Pace;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{AtomicU64, Mutex, OnceLock};
 use crate::types::WriteSeq;
-
-mod pace;
-
-use pace::Pace;
 
 /// What a caller of sync has to do.
 pub(super) enum Role {
@@ -294,7 +291,8 @@ impl Group {
         let next = state.next.take();
         let aboard = sync.as_ref().map_or(0, |sync| sync.aboard);
         let waiting = next.as_ref().map_or(0, |next| next.waiting);
-        state.pace.finish(aboard + waiting);
+        let callers = aboard + waiting;
+        state.pace.finish(callers, callers);
         let next = next.map(|next| next.round);
         state.current = next.clone().map(|round| Sync::gathers(round, waiting));
         drop(state);

@@ -51,6 +51,7 @@ mod group;
 mod index;
 mod inspect;
 mod options;
+mod pace;
 mod prepare;
 mod reader;
 mod recover;
@@ -66,6 +67,7 @@ pub use inspect::{
     verify_on,
 };
 pub use options::WalOptions;
+pub(crate) use pace::Pace;
 pub use reader::{Entries, InPlace, Stored, WalReader};
 pub use recover::{Recovery, Torn};
 pub use scrub::{Scrub, Scrubbed};

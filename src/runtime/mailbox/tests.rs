@@ -1,6 +1,6 @@
 use super::*;
 use crate::raft::message::Message;
-use crate::runtime::outcome::{Budget, Proposal, promise};
+use crate::runtime::outcome::{Budget, Holder, Proposal, promise};
 use crate::types::{Bytes, Entry, EntryKind, LogIndex, Term};
 use parking_lot::const_mutex;
 use std::thread;
@@ -44,6 +44,7 @@ fn collected(mailbox: &Numbers) -> usize {
 fn mailbox() -> Numbers {
     Numbers::new(
         MOST,
+        Arc::new(Budget::new(MOST)),
         Arc::new(LogQueue::new(MOST)),
         Arc::new(ApplyQueue::new()),
     )
@@ -61,7 +62,7 @@ fn propose(mailbox: &Numbers) {
 }
 
 fn proposed() -> (Proposed<u32>, Proposal<u32>) {
-    let permit = Arc::new(Budget::new(1)).take(1).unwrap();
+    let permit = Arc::new(Budget::new(1)).take(1, Holder::Proposal).unwrap();
     let (slot, proposal) = promise(permit);
     let payload = Bytes::default();
     (Proposed { payload, slot }, proposal)
@@ -185,6 +186,24 @@ fn a_thread_that_is_woken_for_proposals_which_wait_comes_in_vain() {
     assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
 }
 
+#[test]
+fn who_leaves_proposals_that_wait_for_others_has_the_log_thread_look_after_them() {
+    let (mailbox, later) = (mailbox(), Instant::now() + Duration::from_secs(3_600));
+    mailbox.queued.lock().proposals.expect(2);
+    mailbox.deliver(incoming(None));
+    assert!(mailbox.begin());
+    assert_eq!(collected(&mailbox), 1);
+    assert_eq!(mailbox.log.turn_due(), None);
+    assert_eq!(mailbox.leave(later, Gathers::default()), Left::Nothing);
+    let until = mailbox.log.turn_due();
+    assert!(until.is_some(), "before anybody has come");
+    propose(&mailbox);
+    assert!(!mailbox.begin(), "it waits for another");
+    propose(&mailbox);
+    assert!(mailbox.begin());
+    assert_eq!(taken(&mailbox, false, MOST), 2);
+}
+
 fn read(mailbox: &Numbers) {
     mailbox.read(Box::new(|_| {})).unwrap();
 }
@@ -217,7 +236,12 @@ fn reads_wait_while_those_before_them_are_asked_for_and_are_no_reason_for_a_turn
 #[test]
 fn reads_wait_while_the_apply_thread_has_not_come_to_those_before_them() {
     let apply = Arc::new(ApplyQueue::new());
-    let mailbox = Numbers::new(MOST, Arc::new(LogQueue::new(MOST)), Arc::clone(&apply));
+    let mailbox = Numbers::new(
+        MOST,
+        Arc::new(Budget::new(MOST)),
+        Arc::new(LogQueue::new(MOST)),
+        Arc::clone(&apply),
+    );
     apply.read_stale(Box::new(|_| {}));
     read(&mailbox);
     assert!(mailbox.begin(), "stale ones are none of those");

@@ -15,7 +15,7 @@ use crate::raft::message::{AppendOutcome, Body, Message};
 use crate::runtime::Alone;
 use crate::runtime::apply::{Applier, ReadJob};
 use crate::runtime::mailbox::{Gathers, Mail, Proposed};
-use crate::runtime::outcome::{Budget, Proposal, Slot, promise};
+use crate::runtime::outcome::{Budget, Holder, Proposal, Slot, promise};
 use crate::runtime::snapshot::Schedule;
 use crate::runtime::writer::{LogJob, Taken, Writer};
 use crate::sim::SimDisk;
@@ -214,12 +214,12 @@ struct Parts {
     turns: Arc<Turns<Counts, Writes>>,
     raft: RaftThread<Counts, Writes>,
     log: LogThread,
-    budget: Arc<Budget>,
     applier: Applier<Counts>,
 }
 
 fn parts(
     mailbox: &Arc<Mailbox<Counts, ()>>,
+    budget: Arc<Budget>,
     queue: Arc<LogQueue>,
     apply: Arc<ApplyQueue<Counts, ()>>,
     done: &Arc<Done>,
@@ -240,12 +240,11 @@ fn parts(
         Arc::clone(&apply),
         Arc::clone(&progress),
     ));
-    let budget = Arc::new(Budget::new(100));
     let writer = Writer {
         queue: Arc::clone(&queue),
         wal,
         transport: Arc::new(Alone),
-        budget: Arc::clone(&budget),
+        budget,
         taken: Mutex::new(Taken::default()),
     };
     let consensus = Writes {
@@ -280,22 +279,32 @@ fn parts(
         turns,
         raft,
         log,
-        budget,
         applier,
     }
 }
 
 fn scenario() {
     let (queue, apply) = (Arc::new(LogQueue::new(2)), Arc::new(ApplyQueue::new()));
-    let mailbox = Mailbox::new(1 << 20, Arc::clone(&queue), Arc::clone(&apply));
+    let budget = Arc::new(Budget::new(100));
+    let mailbox = Mailbox::new(
+        1 << 20,
+        Arc::clone(&budget),
+        Arc::clone(&queue),
+        Arc::clone(&apply),
+    );
     let (mailbox, done) = (Arc::new(mailbox), Arc::new(Done::default()));
     let Parts {
         turns,
         raft,
         log,
-        budget,
         applier,
-    } = parts(&mailbox, queue, Arc::clone(&apply), &done);
+    } = parts(
+        &mailbox,
+        Arc::clone(&budget),
+        queue,
+        Arc::clone(&apply),
+        &done,
+    );
     let (by_log, by_apply) = (Arc::clone(&turns), Arc::clone(&turns));
     let threads = [
         thread::spawn(move || raft.run().unwrap()),
@@ -306,7 +315,7 @@ fn scenario() {
         let (mailbox, budget) = (Arc::clone(&mailbox), Arc::clone(&budget));
         thread::spawn(move || -> Vec<Proposal<()>> {
             let propose = |_| {
-                let (slot, proposal) = promise(budget.take(1).unwrap());
+                let (slot, proposal) = promise(budget.take(1, Holder::Proposal).unwrap());
                 let payload = Vec::from(payload).into();
                 mailbox.propose(Proposed { payload, slot }).unwrap();
                 proposal

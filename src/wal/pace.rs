@@ -1,4 +1,4 @@
-//! For whom a sync waits, and how long.
+//! For whom a sync waits, and how long: the log's for those who call it, a leader's for those who propose.
 //!
 //! Callers that write again as soon as they are told would fall into two halves, each of which misses the
 //! sync that the other began: half the batch, and twice the wait. So a sync waits for as many as were there
@@ -24,7 +24,7 @@ const MAX_DEBT: u32 = 8 * MISS;
 
 /// What the last syncs taught.
 #[derive(Default)]
-pub(super) struct Pace {
+pub(crate) struct Pace {
     /// A sync begins at once with so many aboard. 0 where nobody is waited for.
     expected: usize,
     /// When the last sync began.
@@ -40,7 +40,7 @@ pub(super) struct Pace {
 impl Pace {
     /// Waits for so many, for so long.
     #[cfg(test)]
-    pub(super) fn of(expected: usize, time: Duration) -> Self {
+    pub(crate) fn of(expected: usize, time: Duration) -> Self {
         Self {
             expected,
             until: now().checked_add(time),
@@ -49,12 +49,12 @@ impl Pace {
     }
 
     /// Nobody more is waited for than the so many who are aboard.
-    pub(super) fn is_full(&self, aboard: usize) -> bool {
+    pub(crate) const fn is_full(&self, aboard: usize) -> bool {
         aboard >= self.expected
     }
 
     /// For how long a sync with so many aboard still waits. None: it begins.
-    pub(super) fn patience(&self, aboard: usize) -> Option<Duration> {
+    pub(crate) fn patience(&self, aboard: usize) -> Option<Duration> {
         if self.is_full(aboard) {
             return None;
         }
@@ -62,14 +62,19 @@ impl Pace {
         (!left.is_zero()).then_some(left)
     }
 
-    /// A sync begins with one aboard, who has not waited.
-    pub(super) fn begin_at_once(&mut self) {
+    /// Until when the next sync waits, if it does. That may be past.
+    pub(crate) fn waits_until(&self) -> Option<Instant> {
+        self.until.filter(|_| self.expected > 0)
+    }
+
+    /// A sync begins that has waited for nobody.
+    pub(crate) fn begin_at_once(&mut self) {
         self.expected = 0;
         self.begin(1);
     }
 
     /// A sync begins with so many aboard.
-    pub(super) fn begin(&mut self, aboard: usize) {
+    pub(crate) fn begin(&mut self, aboard: usize) {
         if !self.is_full(aboard) {
             self.debt = (self.debt + MISS).min(MAX_DEBT);
             self.skip = 1 << (self.debt / MISS);
@@ -79,21 +84,22 @@ impl Pace {
         self.began = Some(now());
     }
 
-    /// It is over, and so many callers are known: those who were aboard, and those who came too late.
-    pub(super) fn finish(&mut self, callers: usize) {
+    /// It is over, and so many callers are known: those who were aboard, and those who came too late. So many of them are
+    /// `slow`: they take their time to wake.
+    pub(crate) fn finish(&mut self, callers: usize, slow: usize) {
         let now = now();
         let took = self.began.map_or(Duration::ZERO, |began| now - began);
-        self.until = now.checked_add(patience(took, callers));
+        self.until = now.checked_add(patience(took, slow));
         let gathers = callers > 1 && self.skip == 0;
         self.skip = self.skip.saturating_sub(1);
         self.expected = if gathers { callers } else { 0 };
     }
 }
 
-/// For how long a sync waits for so many, after one that took so long.
-fn patience(took: Duration, callers: usize) -> Duration {
+/// For how long a sync waits for callers of whom so many are slow, after one that took so long.
+fn patience(took: Duration, slow: usize) -> Duration {
     let took = took.min(MAX_TOOK);
-    let many = u32::try_from(callers).map_or(MANY, |callers| callers.min(MANY));
+    let many = u32::try_from(slow).map_or(MANY, |slow| slow.min(MANY));
     took + took * many / A_SYNC_BRINGS
 }
 
@@ -109,7 +115,7 @@ mod tests {
     fn round(pace: &mut Pace, callers: usize, in_time: usize) -> usize {
         let expected = pace.expected;
         pace.begin(in_time);
-        pace.finish(callers);
+        pace.finish(callers, callers);
         expected
     }
 
@@ -129,7 +135,7 @@ mod tests {
             began: before.checked_sub(HOUR),
             ..Pace::default()
         };
-        pace.finish(4);
+        pace.finish(4, 4);
         let until = pace.until.unwrap();
         let most = patience(MAX_TOOK, 4);
         assert!(until >= before + most && until <= Instant::now() + most);
@@ -140,7 +146,8 @@ mod tests {
     #[test]
     fn patience_is_the_time_of_a_sync_and_more_for_many() {
         let took = Duration::from_micros(96);
-        let micros = |callers| patience(took, callers).as_micros();
+        let micros = |slow| patience(took, slow).as_micros();
+        assert_eq!(micros(0), 96);
         assert_eq!((micros(2), micros(32), micros(64)), (102, 192, 288));
         assert_eq!(micros(usize::MAX), 288);
         assert_eq!(patience(HOUR, 32), MAX_TOOK * 2);
@@ -168,10 +175,10 @@ mod tests {
     fn it_is_no_miss_if_nobody_has_waited() {
         let mut pace = Pace::of(4, HOUR);
         pace.begin_at_once();
-        pace.finish(2);
+        pace.finish(2, 2);
         assert_eq!((pace.debt, pace.expected), (0, 2));
         pace.begin(1);
-        pace.finish(2);
+        pace.finish(2, 2);
         assert_eq!((pace.debt, pace.expected), (MISS, 0));
     }
 
