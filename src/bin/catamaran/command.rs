@@ -4,7 +4,7 @@ use catamaran::{NodeStatus, RoleName};
 
 use crate::info;
 use crate::kv::{Kv, When, Write, int, not_an_integer, parse_int};
-use crate::resp::Reply;
+use crate::reply::Reply;
 
 /// A read of the store, run where entries are applied.
 pub(crate) type Read = Box<dyn FnOnce(&Kv) -> Reply + Send>;

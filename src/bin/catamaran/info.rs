@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use catamaran::{NodeStatus, RoleName};
 
 use crate::command::role_name;
-use crate::resp::Reply;
+use crate::reply::Reply;
 
 /// INFO, whole or one section of it.
 pub(crate) fn info(status: &NodeStatus, sections: &[Vec<u8>]) -> Reply {

@@ -8,7 +8,7 @@ use catamaran::codec::{Malformed, Put, Reader};
 use catamaran::{Entry, Snapshot, StateMachine};
 
 use crate::frozen::{self, Frozen};
-use crate::resp::Reply;
+use crate::reply::Reply;
 
 /// A command that changes something.
 #[derive(Clone, PartialEq, Eq, Debug)]

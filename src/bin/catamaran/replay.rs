@@ -12,7 +12,7 @@ use catamaran::{Entry, EntryKind, StateMachine as _};
 
 use crate::kv::Kv;
 use crate::load::{Written, entry};
-use crate::resp::Reply;
+use crate::reply::Reply;
 
 /// One node's log and what it makes of the store.
 pub(crate) struct Replayed {

@@ -1,10 +1,11 @@
-//! RESP2, the protocol of Redis: requests read as they come in, replies written.
+//! RESP2, the protocol of Redis: requests read as they come in.
 //!
 //! Nothing a client says is believed: a number of arguments or bytes is checked before room is made for
-//! it, and what is too large is skipped, not kept.
+//! it, and what is too large, or finds no room beside the requests of the other clients, is skipped, not kept.
 
 use std::fmt;
-use std::sync::Arc;
+
+use crate::room::Room;
 
 /// The most arguments of one request.
 const MAX_ARGS: usize = 65_536;
@@ -12,8 +13,11 @@ const MAX_ARGS: usize = 65_536;
 const MAX_LINE: usize = 64 << 10;
 /// The longest argument that is skipped rather than refused, as in Redis.
 const MAX_BULK: usize = 512 << 20;
-/// The most bytes of a value that are written at once.
-const PIECE: usize = 256 << 10;
+/// What an argument takes beside its bytes: its place in a list that doubles as it grows, or that of its reply, and
+/// the least that an allocator gives.
+const ARGUMENT: usize = 80;
+/// What a request takes beside its arguments until it is answered, a short answer with it.
+const REQUEST: usize = 1 << 10;
 /// The room that is kept for what comes.
 const KEPT: usize = 64 << 10;
 
@@ -24,6 +28,18 @@ pub(crate) enum Request {
     Command(Vec<Vec<u8>>),
     /// It was larger than the limit, and was skipped.
     TooLarge,
+    /// There was no room for it, and it was skipped.
+    Busy,
+}
+
+/// What [`Parser::next`] finds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Next {
+    Whole(Request),
+    /// More has to come in first.
+    NotYet,
+    /// Those before it have to be answered first, for the room that they take.
+    Later,
 }
 
 /// The client does not speak the protocol; its connection is closed.
@@ -49,7 +65,12 @@ pub(crate) struct Parser {
     held: usize,
     /// The most bytes that the arguments of a request may have together.
     limit: usize,
-    too_large: bool,
+    /// What is said of a request that is skipped.
+    skipped: Option<Request>,
+    /// What this request takes, and those that were whole and are not answered.
+    room: Room,
+    /// What this request takes of it.
+    taken: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,12 +81,20 @@ enum State {
     Args(usize),
     /// Within an argument of this many bytes; the count as before it.
     Bulk(usize, usize),
-    /// Within one that is too large, with this many bytes left to skip.
+    /// Within one of a request that is skipped, with this many bytes left to skip.
     Skip(usize, usize),
 }
 
+/// Whether there is room.
+enum Taken {
+    Yes,
+    /// There may be when the requests before are answered.
+    Later,
+    No,
+}
+
 impl Parser {
-    pub(crate) const fn new(limit: usize) -> Self {
+    pub(crate) const fn new(limit: usize, room: Room) -> Self {
         Self {
             buffer: Vec::new(),
             read: 0,
@@ -74,8 +103,14 @@ impl Parser {
             arg: Vec::new(),
             held: 0,
             limit,
-            too_large: false,
+            skipped: None,
+            room,
+            taken: 0,
         }
+    }
+
+    pub(crate) const fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Takes in what the client sent.
@@ -88,63 +123,48 @@ impl Parser {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Gives back the room of all requests that were whole: they are answered.
+    pub(crate) fn all_answered(&mut self) {
+        self.room.keep(self.taken);
+    }
+
+    /// Whether what came in takes room that others could have.
+    pub(crate) const fn is_beyond_share(&self) -> bool {
+        self.room.is_beyond_share()
+    }
+
     /// The next whole request, if there is one.
-    pub(crate) fn next(&mut self) -> Result<Option<Request>, ProtocolError> {
+    pub(crate) fn next(&mut self) -> Result<Next, ProtocolError> {
         loop {
-            match self.state {
+            let before = self.read;
+            let next = match self.state {
                 State::Idle => match self.line()? {
-                    None => return Ok(None),
-                    Some(line) => {
-                        if let Some(request) = self.begin(&line)? {
-                            return Ok(Some(request));
-                        }
-                    }
+                    None => Some(Next::NotYet),
+                    Some(line) => self.begin(&line)?,
                 },
-                State::Args(0) => return Ok(Some(self.end())),
+                State::Args(0) => Some(Next::Whole(self.end())),
                 State::Args(left) => match self.line()? {
-                    None => return Ok(None),
+                    None => Some(Next::NotYet),
                     Some(line) => self.argument(&line, left)?,
                 },
-                State::Bulk(len, left) => {
-                    let end = len + 2;
-                    self.arg.reserve_exact(end - self.arg.len());
-                    let rest = &self.buffer[self.read..];
-                    let more = rest.len().min(end - self.arg.len());
-                    self.arg.extend_from_slice(&rest[..more]);
-                    self.read += more;
-                    if self.arg.len() < end {
-                        return Ok(None);
-                    }
-                    if !self.arg.ends_with(b"\r\n") {
-                        return Err(ProtocolError("an argument does not end where it said"));
-                    }
-                    self.arg.truncate(len);
-                    self.args.push(std::mem::take(&mut self.arg));
-                    self.state = State::Args(left);
+                State::Bulk(len, left) => self.bulk(len, left)?,
+                State::Skip(bytes, left) => self.skip(bytes, left),
+            };
+            match next {
+                None => {}
+                Some(Next::Later) => {
+                    self.read = before;
+                    return Ok(Next::Later);
                 }
-                State::Skip(bytes, left) => {
-                    let skipped = bytes.min(self.buffer.len() - self.read);
-                    self.read += skipped;
-                    if skipped < bytes {
-                        self.state = State::Skip(bytes - skipped, left);
-                        return Ok(None);
-                    }
-                    self.state = State::Args(left);
-                }
+                Some(next) => return Ok(next),
             }
         }
     }
 
     /// Begins a request at its first line. A whole one, if it is inline.
-    fn begin(&mut self, line: &[u8]) -> Result<Option<Request>, ProtocolError> {
+    fn begin(&mut self, line: &[u8]) -> Result<Option<Next>, ProtocolError> {
         let Some(count) = line.strip_prefix(b"*") else {
-            let words = line
-                .split(u8::is_ascii_whitespace)
-                .filter(|word| !word.is_empty());
-            let args: Vec<_> = words.map(<[u8]>::to_vec).collect();
-            // An empty line asks for nothing.
-            return Ok(Some(Request::Command(args))
-                .filter(|request| *request != Request::Command(Vec::new())));
+            return Ok(self.inline(line));
         };
         let count = number(count).ok_or(ProtocolError("invalid multibulk length"))?;
         if count > MAX_ARGS as i64 {
@@ -157,35 +177,111 @@ impl Parser {
         Ok(None)
     }
 
-    fn argument(&mut self, line: &[u8], left: usize) -> Result<(), ProtocolError> {
+    fn inline(&mut self, line: &[u8]) -> Option<Next> {
+        let words = || {
+            line.split(u8::is_ascii_whitespace)
+                .filter(|word| !word.is_empty())
+        };
+        let bytes: usize = words().map(|word| word.len() + ARGUMENT).sum();
+        // An empty line asks for nothing.
+        if bytes == 0 {
+            return None;
+        }
+        Some(match self.take(REQUEST + bytes) {
+            Taken::Yes => {
+                self.args = words().map(<[u8]>::to_vec).collect();
+                Next::Whole(self.end())
+            }
+            Taken::Later => Next::Later,
+            Taken::No => Next::Whole(Request::Busy),
+        })
+    }
+
+    /// Looks at the head of an argument.
+    fn argument(&mut self, line: &[u8], left: usize) -> Result<Option<Next>, ProtocolError> {
         let Some(len) = line.strip_prefix(b"$") else {
             return Err(ProtocolError("expected '$'"));
         };
         let len = number(len).and_then(|len| usize::try_from(len).ok());
         let len = len.filter(|&len| len <= MAX_BULK);
         let len = len.ok_or(ProtocolError("invalid bulk length"))?;
-        self.held = self.held.saturating_add(len);
-        if self.held > self.limit {
-            self.too_large = true;
-            self.args.clear();
+        let held = self.held.saturating_add(len);
+        if held > self.limit {
+            // Also of one for which there was no room: there would be none later.
+            self.refuse(Request::TooLarge);
+        } else if self.skipped.is_none() {
+            let request = if self.taken == 0 { REQUEST } else { 0 };
+            match self.take(request + ARGUMENT + len) {
+                Taken::Yes => {}
+                Taken::Later => return Ok(Some(Next::Later)),
+                Taken::No => self.refuse(Request::Busy),
+            }
         }
-        self.state = if self.too_large {
+        self.held = held;
+        self.state = if self.skipped.is_some() {
             State::Skip(len + 2, left - 1)
         } else {
             State::Bulk(len, left - 1)
         };
-        Ok(())
+        Ok(None)
+    }
+
+    /// Takes in what has come of an argument.
+    fn bulk(&mut self, len: usize, left: usize) -> Result<Option<Next>, ProtocolError> {
+        let end = len + 2;
+        self.arg.reserve_exact(end - self.arg.len());
+        let rest = &self.buffer[self.read..];
+        let more = rest.len().min(end - self.arg.len());
+        self.arg.extend_from_slice(&rest[..more]);
+        self.read += more;
+        if self.arg.len() < end {
+            return Ok(Some(Next::NotYet));
+        }
+        if !self.arg.ends_with(b"\r\n") {
+            return Err(ProtocolError("an argument does not end where it said"));
+        }
+        self.arg.truncate(len);
+        self.args.push(std::mem::take(&mut self.arg));
+        self.state = State::Args(left);
+        Ok(None)
+    }
+
+    fn skip(&mut self, bytes: usize, left: usize) -> Option<Next> {
+        let skipped = bytes.min(self.buffer.len() - self.read);
+        self.read += skipped;
+        if skipped < bytes {
+            self.state = State::Skip(bytes - skipped, left);
+            return Some(Next::NotYet);
+        }
+        self.state = State::Args(left);
+        None
+    }
+
+    fn take(&mut self, bytes: usize) -> Taken {
+        if self.room.take(bytes) {
+            self.taken += bytes;
+            Taken::Yes
+        } else if self.room.taken() > self.taken {
+            Taken::Later
+        } else {
+            Taken::No
+        }
+    }
+
+    /// Has this request skipped, lets go of what it holds, and says so at its end.
+    fn refuse(&mut self, saying: Request) {
+        self.args = Vec::new();
+        self.room.keep(self.room.taken() - self.taken);
+        self.taken = 0;
+        self.skipped = Some(saying);
     }
 
     fn end(&mut self) -> Request {
         self.state = State::Idle;
         self.held = 0;
+        self.taken = 0;
         let args = std::mem::take(&mut self.args);
-        if std::mem::take(&mut self.too_large) {
-            Request::TooLarge
-        } else {
-            Request::Command(args)
-        }
+        self.skipped.take().unwrap_or(Request::Command(args))
     }
 
     /// The next line without its end; None if it has not come in whole.
@@ -210,86 +306,39 @@ fn number(digits: &[u8]) -> Option<i64> {
     std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
-/// A reply, as RESP2 writes it.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub(crate) enum Reply {
-    /// A short text: `OK`.
-    Status(&'static str),
-    /// Begins with the kind of error in capitals.
-    Error(String),
-    Int(i64),
-    /// Shared with the store: however many replies wait for a client to take them, the value is there once.
-    Bulk(Arc<Vec<u8>>),
-    /// What follows of a [`Reply::Bulk`] from this byte on.
-    Rest(Arc<Vec<u8>>, usize),
-    Nil,
-    Array(Vec<Self>),
-}
-
-impl Reply {
-    pub(crate) const OK: Self = Self::Status("OK");
-
-    pub(crate) fn error(text: impl Into<String>) -> Self {
-        Self::Error(text.into())
-    }
-
-    pub(crate) fn bulk(bytes: Vec<u8>) -> Self {
-        Self::Bulk(Arc::new(bytes))
-    }
-
-    pub(crate) fn text(text: impl Into<String>) -> Self {
-        Self::bulk(text.into().into_bytes())
-    }
-
-    /// Writes the beginning of a reply, however large that is, and gives what follows.
-    pub(crate) fn write(self, out: &mut Vec<u8>) -> Vec<Self> {
-        match self {
-            Self::Status(text) => line(out, b'+', text),
-            // A line's end within would begin another reply.
-            Self::Error(text) => line(out, b'-', &text.replace(['\r', '\n'], " ")),
-            Self::Int(number) => line(out, b':', &number.to_string()),
-            Self::Bulk(bytes) => {
-                line(out, b'$', &bytes.len().to_string());
-                return Self::Rest(bytes, 0).write(out);
-            }
-            Self::Rest(bytes, from) => {
-                let to = bytes.len().min(from + PIECE);
-                out.extend_from_slice(&bytes[from..to]);
-                if to < bytes.len() {
-                    return vec![Self::Rest(bytes, to)];
-                }
-                out.extend_from_slice(b"\r\n");
-            }
-            Self::Nil => out.extend_from_slice(b"$-1\r\n"),
-            Self::Array(replies) => {
-                line(out, b'*', &replies.len().to_string());
-                return replies;
-            }
-        }
-        Vec::new()
-    }
-}
-
-fn line(out: &mut Vec<u8>, kind: u8, text: &str) {
-    out.push(kind);
-    out.extend_from_slice(text.as_bytes());
-    out.extend_from_slice(b"\r\n");
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Arc;
 
+    use super::*;
+    use crate::room::{Budget, SHARE};
+
+    /// All that came in whole, each answered before the next is looked at.
     fn all(parser: &mut Parser) -> Result<Vec<Request>, ProtocolError> {
         let mut requests = Vec::new();
-        while let Some(request) = parser.next()? {
+        while let Next::Whole(request) = parser.next()? {
             requests.push(request);
+            parser.all_answered();
         }
         Ok(requests)
     }
 
+    fn budget(bytes: usize) -> Arc<Budget> {
+        Arc::new(Budget::new(bytes))
+    }
+
+    /// A client's parser with requests of a MiB at the most.
+    fn parser(budget: &Arc<Budget>) -> Parser {
+        Parser::new(1 << 20, Room::new(Arc::clone(budget)))
+    }
+
+    /// One that has nobody beside it.
+    fn alone(limit: usize) -> Parser {
+        Parser::new(limit, Room::new(budget(1 << 20)))
+    }
+
     fn parse(bytes: &[u8]) -> Result<Vec<Request>, ProtocolError> {
-        let mut parser = Parser::new(64);
+        let mut parser = alone(64);
         parser.feed(bytes);
         all(&mut parser)
     }
@@ -307,7 +356,7 @@ mod tests {
             [command(&["GET", "k"]), command(&["PING"]), command(&[""])]
         );
         for split in 0..bytes.len() {
-            let mut parser = Parser::new(64);
+            let mut parser = alone(64);
             parser.feed(&bytes[..split]);
             let mut requests = all(&mut parser).unwrap();
             parser.feed(&bytes[split..]);
@@ -322,7 +371,7 @@ mod tests {
         let mut bytes = b"*2\r\n$4\r\nECHO\r\n$300000\r\n".to_vec();
         bytes.extend_from_slice(&value);
         bytes.extend_from_slice(b"\r\nPING\r\n");
-        let mut parser = Parser::new(1 << 20);
+        let mut parser = alone(1 << 20);
         let mut requests = Vec::new();
         for part in bytes.chunks(65_521) {
             parser.feed(part);
@@ -360,10 +409,130 @@ mod tests {
         assert!(parse(&vec![b'x'; MAX_LINE]).is_err(), "an endless line");
     }
 
+    /// An ECHO of so many bytes.
+    fn echo(len: usize) -> Vec<u8> {
+        let head = format!("*2\r\n$4\r\nECHO\r\n${len}\r\n");
+        [head.as_bytes(), &vec![b'x'; len], b"\r\n"].concat()
+    }
+
     #[test]
-    fn an_error_cannot_smuggle_in_another_reply() {
-        let mut out = Vec::new();
-        Reply::error("ERR a\r\n+OK").write(&mut out);
-        assert_eq!(out, b"-ERR a  +OK\r\n");
+    fn a_large_request_finds_no_room_beside_another_and_small_ones_do() {
+        const LARGE: usize = 500_000;
+        let budget = budget(LARGE + LARGE / 2);
+        let (mut first, mut second) = (parser(&budget), parser(&budget));
+        let large = echo(LARGE);
+        first.feed(&large[..100]);
+        assert_eq!(first.next(), Ok(Next::NotYet));
+        let left = budget.left();
+        assert!(left < LARGE - SHARE && first.is_beyond_share());
+
+        second.feed(&[&large, &echo(SHARE / 2)[..], b"PING\r\n"].concat());
+        let requests = all(&mut second).unwrap();
+        assert_eq!(requests[0], Request::Busy);
+        assert!(matches!(requests[1], Request::Command(_)));
+        assert_eq!(requests[2..], [command(&["PING"])]);
+        assert_eq!(budget.left(), left);
+
+        first.feed(&large[100..]);
+        assert!(matches!(first.next(), Ok(Next::Whole(_))));
+        assert_eq!(budget.left(), left, "it is not answered yet");
+        first.all_answered();
+        second.feed(&large);
+        assert!(matches!(second.next(), Ok(Next::Whole(_))));
+    }
+
+    #[test]
+    fn the_room_of_a_request_comes_back_however_it_ends() {
+        const ALL: usize = 800_000;
+        const LARGE: usize = 500_000;
+        let begun = format!("*4\r\n$4\r\nMGET\r\n${LARGE}\r\n");
+        let begun = [begun.as_bytes(), &[b'x'; LARGE]].concat();
+        for (end, gives, name) in [
+            (&b"\r\n$1\r\na\r\n$1\r\nb\r\n"[..], 1, "answered"),
+            (b"\r\n$900000\r\n", 0, "too large"),
+            (b"\r\n$500000\r\n", 0, "no room for the rest"),
+        ] {
+            let budget = budget(ALL);
+            let mut parser = parser(&budget);
+            parser.feed(&begun);
+            assert_eq!(all(&mut parser), Ok(vec![]));
+            assert!(parser.is_beyond_share());
+            parser.feed(end);
+            assert_eq!(all(&mut parser).unwrap().len(), gives, "{name}");
+            assert_eq!(budget.left(), ALL, "{name}");
+        }
+        for end in [&b"x"[..], b"xx", b"\r\nx\r\n"] {
+            let budget = budget(ALL);
+            let mut parser = parser(&budget);
+            parser.feed(&[&begun, end].concat());
+            let whole = all(&mut parser);
+            assert_eq!(whole.is_err(), end.len() > 1);
+            assert!(budget.left() < ALL);
+            drop(parser);
+            assert_eq!(budget.left(), ALL, "gone after {}", end.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_can_never_be_taken_is_too_large_also_if_there_is_no_room() {
+        let mut parser = parser(&budget(0));
+        let mut bytes = b"*3\r\n".to_vec();
+        for len in [600_000, 600_000, 3] {
+            bytes.extend_from_slice(format!("${len}\r\n").as_bytes());
+            bytes.extend_from_slice(&vec![b'x'; len]);
+            bytes.extend_from_slice(b"\r\n");
+        }
+        parser.feed(&bytes);
+        assert_eq!(all(&mut parser), Ok(vec![Request::TooLarge]));
+    }
+
+    #[test]
+    fn an_argument_takes_room_also_if_it_is_empty() {
+        let array = format!("*{MAX_ARGS}\r\n{}", "$0\r\n\r\n".repeat(MAX_ARGS));
+        let inline = format!("{}\r\n", "x ".repeat(MAX_LINE / 2 - 2));
+        for (bytes, args) in [(array, MAX_ARGS), (inline, MAX_LINE / 2 - 2)] {
+            let takes = args * size_of::<Vec<u8>>();
+            let budget = budget(takes);
+            let mut refused = parser(&budget);
+            refused.feed(bytes.as_bytes());
+            assert_eq!(all(&mut refused), Ok(vec![Request::Busy]));
+            assert_eq!(budget.left(), takes);
+
+            let mut taken = alone(1 << 20);
+            taken.room = Room::new(Arc::new(Budget::new(10 * takes)));
+            taken.feed(bytes.as_bytes());
+            let Ok(Next::Whole(Request::Command(all))) = taken.next() else {
+                panic!("refused");
+            };
+            assert_eq!(all.len(), args);
+            assert!(taken.room.taken() > 2 * takes);
+        }
+    }
+
+    #[test]
+    fn small_requests_wait_for_those_before_them_and_are_not_refused() {
+        const TIMES: usize = 1_000;
+        let budget = budget(0);
+        let mut parser = parser(&budget);
+        // The last is nearly all that a client may hold by right.
+        let array = "*2\r\n$3\r\nGET\r\n$1\r\nk\r\n".repeat(TIMES);
+        let large = echo(SHARE - REQUEST - 2 * ARGUMENT - 4);
+        let inline = "GET k\r\n".repeat(TIMES);
+        parser.feed(&[array.as_bytes(), &large, inline.as_bytes()].concat());
+        let (mut whole, mut waited) = (0, 0);
+        loop {
+            match parser.next().unwrap() {
+                Next::Whole(Request::Command(_)) => whole += 1,
+                Next::Later => {
+                    waited += 1;
+                    assert_eq!(parser.next(), Ok(Next::Later), "they are not answered");
+                    parser.all_answered();
+                }
+                Next::NotYet => break,
+                Next::Whole(refused) => panic!("{refused:?} after {whole}"),
+            }
+        }
+        assert_eq!(whole, 2 * TIMES + 1);
+        assert!(waited > 30, "only {waited} times");
     }
 }

@@ -141,6 +141,8 @@ impl Serve {
         let mut signals = Signals::new([SIGTERM, SIGINT]).map_err(Failure::runtime)?;
         let options = self.options();
         let limit = options.max_entry_bytes;
+        // As many as may be proposed.
+        let budget = usize::try_from(options.memory_bytes / 2).unwrap_or(usize::MAX);
         let transport = Tcp::bind(&me.addr).map_err(Failure::usage)?;
         let raft = transport.local_addr();
         let listen = |addr: &str| {
@@ -173,8 +175,8 @@ impl Serve {
             let _ = end.send(End::NodeStopped);
         })?;
         let resp = clients.local_addr().map_err(Failure::runtime)?;
-        let limit = limit - COMMAND_BYTES;
-        let sessions = Sessions::new(clients, Arc::clone(&node), limit, most_clients());
+        let (limit, most) = (limit - COMMAND_BYTES, most_clients());
+        let sessions = Sessions::new(clients, Arc::clone(&node), limit, budget, most);
         let sessions = sessions.map_err(Failure::runtime)?;
         let recall = sessions.recall();
         spawn("clients", move || {

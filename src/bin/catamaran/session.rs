@@ -12,7 +12,8 @@ use mio::net::TcpStream;
 
 use crate::command::{self, Ask};
 use crate::kv::Kv;
-use crate::resp::{Parser, Reply, Request};
+use crate::reply::Reply;
+use crate::resp::{Next, Parser, Request};
 use crate::sessions::Recall;
 
 /// Requests of one client under way at the most; beyond it they are answered before more are read.
@@ -22,26 +23,28 @@ const MAX_GATHERED: usize = 256 << 10;
 /// The room for replies that a client keeps while it asks for nothing.
 const KEPT: usize = 64 << 10;
 
+/// What is said of a request that found no room.
+pub(crate) const BUSY: &str =
+    "BUSY the requests of all clients together hold too much for one so large: try again later";
+
 /// A client's connection. Its thread reads; whoever ends what the client asked for writes the reply at once, if the
 /// socket takes it, so that nobody need be woken for it.
 pub(crate) struct Session {
     number: usize,
     node: Arc<Node<Kv>>,
     recall: Arc<Recall>,
-    connection: Mutex<Connection>,
+    /// None once it is closed: nothing of it is held, whoever may yet wake the session.
+    connection: Mutex<Option<Connection>>,
 }
 
 struct Connection {
-    /// None once it is closed.
-    stream: Option<TcpStream>,
-    /// The most bytes of a request.
-    limit: usize,
+    stream: TcpStream,
     parser: Parser,
     /// There may be something to read.
     readable: bool,
     /// The client says no more than what there is to read.
     ended: bool,
-    /// All requests that were read whole were looked at.
+    /// All requests that came in whole were looked at.
     parsed: bool,
     /// What waits for the requests under way.
     held: Option<Ask>,
@@ -49,8 +52,8 @@ struct Connection {
     out: Vec<u8>,
     /// What of `out` was written.
     written: usize,
-    /// The bytes of all replies that the socket took.
-    taken: u64,
+    /// The bytes of all requests that were read, and of all replies that the socket took.
+    moved: u64,
     /// Nothing more is read.
     closing: bool,
 }
@@ -65,8 +68,9 @@ enum UnderWay {
 pub(crate) enum Waits {
     /// For the client to ask, or for the node to answer.
     ForNews,
-    /// For the client to take its replies, of which it has taken so many bytes.
-    ForRoom { taken: u64 },
+    /// For the client to take its replies, or to send the rest of a request that takes room which others could have.
+    /// It has taken or sent so many bytes before.
+    ForClient { moved: u64 },
     /// For its thread: there is more to read.
     ForThread,
     /// It is closed.
@@ -82,18 +86,16 @@ enum Replies {
 }
 
 impl Session {
-    /// `limit` is the most bytes of a request.
-    pub(crate) fn new(
+    pub(crate) const fn new(
         number: usize,
         node: Arc<Node<Kv>>,
         recall: Arc<Recall>,
         stream: TcpStream,
-        limit: usize,
+        parser: Parser,
     ) -> Self {
         let connection = Connection {
-            stream: Some(stream),
-            limit,
-            parser: Parser::new(limit),
+            stream,
+            parser,
             readable: false,
             ended: false,
             parsed: true,
@@ -101,14 +103,14 @@ impl Session {
             under_way: VecDeque::new(),
             out: Vec::new(),
             written: 0,
-            taken: 0,
+            moved: 0,
             closing: false,
         };
         Self {
             number,
             node,
             recall,
-            connection: Mutex::new(connection),
+            connection: Mutex::new(Some(connection)),
         }
     }
 
@@ -119,27 +121,39 @@ impl Session {
     /// Reads what came in, as much as `bytes` has room for, and answers what can be. For its thread, which tells what
     /// it has heard of the socket.
     pub(crate) fn go_on(self: &Arc<Self>, event: Option<&Event>, bytes: &mut [u8]) -> Waits {
-        let mut connection = self.lock();
+        let mut open = self.lock();
+        let Some(connection) = &mut *open else {
+            return Waits::Closed;
+        };
         if let Some(event) = event {
             connection.ended |= event.is_read_closed() || event.is_error();
             connection.readable |= event.is_readable() || connection.ended;
         }
         // A client that breaks off is no concern of anybody else.
-        let waits = self.serve(&mut connection, bytes).unwrap_or(Waits::Closed);
+        let waits = self.serve(connection, bytes).unwrap_or(Waits::Closed);
         if waits == Waits::Closed {
-            connection.close();
+            *open = None;
         }
         waits
     }
 
     pub(crate) fn close(&self) {
-        self.lock().close();
+        *self.lock() = None;
     }
 
     /// The bytes of replies that wait to be written.
     #[cfg(test)]
     pub(crate) fn gathered(&self) -> usize {
-        self.lock().out.len()
+        self.lock().as_ref().map_or(0, |open| open.out.len())
+    }
+
+    /// The bytes of the room for replies.
+    #[cfg(test)]
+    pub(crate) fn keeps(&self) -> usize {
+        let open = self.lock();
+        let under_way = |open: &Connection| open.under_way.capacity() * size_of::<UnderWay>();
+        open.as_ref()
+            .map_or(0, |open| open.out.capacity() + under_way(open))
     }
 
     fn serve(self: &Arc<Self>, connection: &mut Connection, bytes: &mut [u8]) -> io::Result<Waits> {
@@ -148,10 +162,7 @@ impl Session {
         loop {
             match connection.answer(&waker)? {
                 Replies::UnderWay => return Ok(Waits::ForNews),
-                Replies::Stuck => {
-                    let taken = connection.taken;
-                    return Ok(Waits::ForRoom { taken });
-                }
+                Replies::Stuck => return Ok(connection.for_client()),
                 Replies::Sent if connection.closing => return Ok(Waits::Closed),
                 Replies::Sent => {}
             }
@@ -159,7 +170,11 @@ impl Session {
                 // All that came in is under way before the first reply is waited for.
                 connection.take_all(&self.node);
             } else if !connection.readable {
-                return Ok(Waits::ForNews);
+                return Ok(if connection.parser.is_beyond_share() {
+                    connection.for_client()
+                } else {
+                    Waits::ForNews
+                });
             } else if has_read {
                 return Ok(Waits::ForThread);
             } else {
@@ -171,7 +186,7 @@ impl Session {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    fn lock(&self) -> MutexGuard<'_, Option<Connection>> {
         self.connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -181,18 +196,21 @@ impl Session {
 impl Wake for Session {
     /// What the client waits for first has ended.
     fn wake(self: Arc<Self>) {
-        let mut connection = self.lock();
+        let mut open = self.lock();
+        let Some(connection) = &mut *open else {
+            return;
+        };
         let waker = Waker::from(Arc::clone(&self));
         let rests = match connection.answer(&waker) {
             Ok(Replies::UnderWay) => true,
             Ok(Replies::Sent) => connection.rests(),
             Ok(Replies::Stuck) => false,
             Err(_) => {
-                connection.close();
+                *open = None;
                 false
             }
         };
-        drop(connection);
+        drop(open);
         if !rests {
             self.recall.session(&self);
         }
@@ -223,24 +241,25 @@ impl Connection {
                 self.under_way.push_front(UnderWay::Answered(next));
             }
         }
-        Ok(if self.flush()? {
-            Replies::Sent
-        } else {
-            Replies::Stuck
-        })
+        if !self.flush()? {
+            return Ok(Replies::Stuck);
+        }
+        self.under_way.shrink_to(KEPT / size_of::<UnderWay>());
+        // One that is held was whole, too.
+        if self.held.is_none() {
+            self.parser.all_answered();
+        }
+        Ok(Replies::Sent)
     }
 
     /// Writes what the socket takes; whether that was all.
     fn flush(&mut self) -> io::Result<bool> {
         while self.written < self.out.len() {
-            let Some(stream) = &mut self.stream else {
-                return Err(ErrorKind::NotConnected.into());
-            };
-            match stream.write(&self.out[self.written..]) {
+            match self.stream.write(&self.out[self.written..]) {
                 Ok(0) => return Err(ErrorKind::WriteZero.into()),
                 Ok(written) => {
                     self.written += written;
-                    self.taken += written as u64;
+                    self.moved += written as u64;
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -256,15 +275,13 @@ impl Connection {
     /// Reads once what has come, if anything has; false at the end.
     fn read(&mut self, bytes: &mut [u8]) -> io::Result<bool> {
         loop {
-            let Some(stream) = &mut self.stream else {
-                return Ok(false);
-            };
-            match stream.read(bytes) {
+            match self.stream.read(bytes) {
                 Ok(0) => return Ok(false),
                 Ok(read) => {
                     // Less than there was room for is all there is: more will be told of (epoll(7), question 9). The
                     // end may have been told of already.
                     self.readable = read == bytes.len() || self.ended;
+                    self.moved += read as u64;
                     self.parser.feed(&bytes[..read]);
                     self.parsed = false;
                     return Ok(true);
@@ -283,9 +300,13 @@ impl Connection {
         self.held.is_some() || !self.parsed
     }
 
-    /// Whether there is nothing for its thread to do before the client asks again.
+    /// Whether there is nothing for its thread to do, or to watch, before the client sends more.
     const fn rests(&self) -> bool {
-        !self.closing && !self.readable && !self.has_requests()
+        !self.closing && !self.readable && !self.has_requests() && !self.parser.is_beyond_share()
+    }
+
+    const fn for_client(&self) -> Waits {
+        Waits::ForClient { moved: self.moved }
     }
 
     /// Puts under way what can be; the rest waits until that is answered. For when nothing is.
@@ -308,18 +329,21 @@ impl Connection {
         }
     }
 
-    /// The next request that came in whole.
+    /// The next request that came in whole, if there is room for it.
     fn next(&mut self) -> Option<Ask> {
         Some(match self.parser.next() {
-            Ok(None) => {
+            Ok(Next::NotYet) => {
                 self.parsed = true;
                 return None;
             }
-            Ok(Some(Request::Command(args))) => command::parse(args),
-            Ok(Some(Request::TooLarge)) => {
-                let text = format!("ERR the request is over the limit of {} bytes", self.limit);
+            Ok(Next::Later) => return None,
+            Ok(Next::Whole(Request::Command(args))) => command::parse(args),
+            Ok(Next::Whole(Request::TooLarge)) => {
+                let limit = self.parser.limit();
+                let text = format!("ERR the request is over the limit of {limit} bytes");
                 Ask::Answer(Reply::error(text))
             }
+            Ok(Next::Whole(Request::Busy)) => Ask::Answer(Reply::error(BUSY)),
             Err(error) => {
                 self.closing = true;
                 Ask::Answer(Reply::error(format!("ERR {error}")))
@@ -344,13 +368,6 @@ impl Connection {
         };
         let begun = begun.unwrap_or_else(|error| UnderWay::Answered(failed(&error)));
         self.under_way.push_back(begun);
-    }
-
-    fn close(&mut self) {
-        self.stream = None;
-        self.under_way.clear();
-        self.held = None;
-        self.closing = true;
     }
 }
 
