@@ -291,8 +291,7 @@ impl Group {
         let next = state.next.take();
         let aboard = sync.as_ref().map_or(0, |sync| sync.aboard);
         let waiting = next.as_ref().map_or(0, |next| next.waiting);
-        let callers = aboard + waiting;
-        state.pace.finish(callers, callers);
+        state.pace.finish(aboard + waiting);
         let next = next.map(|next| next.round);
         state.current = next.clone().map(|round| Sync::gathers(round, waiting));
         drop(state);

@@ -84,22 +84,21 @@ impl Pace {
         self.began = Some(now());
     }
 
-    /// It is over, and so many callers are known: those who were aboard, and those who came too late. So many of them are
-    /// `slow`: they take their time to wake.
-    pub(crate) fn finish(&mut self, callers: usize, slow: usize) {
+    /// It is over, and so many callers are known: those who were aboard, and those who came too late.
+    pub(crate) fn finish(&mut self, callers: usize) {
         let now = now();
         let took = self.began.map_or(Duration::ZERO, |began| now - began);
-        self.until = now.checked_add(patience(took, slow));
+        self.until = now.checked_add(patience(took, callers));
         let gathers = callers > 1 && self.skip == 0;
         self.skip = self.skip.saturating_sub(1);
         self.expected = if gathers { callers } else { 0 };
     }
 }
 
-/// For how long a sync waits for callers of whom so many are slow, after one that took so long.
-fn patience(took: Duration, slow: usize) -> Duration {
+/// For how long a sync waits for so many, after one that took so long.
+fn patience(took: Duration, callers: usize) -> Duration {
     let took = took.min(MAX_TOOK);
-    let many = u32::try_from(slow).map_or(MANY, |slow| slow.min(MANY));
+    let many = u32::try_from(callers).map_or(MANY, |callers| callers.min(MANY));
     took + took * many / A_SYNC_BRINGS
 }
 
@@ -115,7 +114,7 @@ mod tests {
     fn round(pace: &mut Pace, callers: usize, in_time: usize) -> usize {
         let expected = pace.expected;
         pace.begin(in_time);
-        pace.finish(callers, callers);
+        pace.finish(callers);
         expected
     }
 
@@ -135,7 +134,7 @@ mod tests {
             began: before.checked_sub(HOUR),
             ..Pace::default()
         };
-        pace.finish(4, 4);
+        pace.finish(4);
         let until = pace.until.unwrap();
         let most = patience(MAX_TOOK, 4);
         assert!(until >= before + most && until <= Instant::now() + most);
@@ -146,8 +145,7 @@ mod tests {
     #[test]
     fn patience_is_the_time_of_a_sync_and_more_for_many() {
         let took = Duration::from_micros(96);
-        let micros = |slow| patience(took, slow).as_micros();
-        assert_eq!(micros(0), 96);
+        let micros = |callers| patience(took, callers).as_micros();
         assert_eq!((micros(2), micros(32), micros(64)), (102, 192, 288));
         assert_eq!(micros(usize::MAX), 288);
         assert_eq!(patience(HOUR, 32), MAX_TOOK * 2);
@@ -175,10 +173,10 @@ mod tests {
     fn it_is_no_miss_if_nobody_has_waited() {
         let mut pace = Pace::of(4, HOUR);
         pace.begin_at_once();
-        pace.finish(2, 2);
+        pace.finish(2);
         assert_eq!((pace.debt, pace.expected), (0, 2));
         pace.begin(1);
-        pace.finish(2, 2);
+        pace.finish(2);
         assert_eq!((pace.debt, pace.expected), (MISS, 0));
     }
 

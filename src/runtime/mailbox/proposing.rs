@@ -3,8 +3,8 @@
 //! While the leader's log is at a write, what comes gathers. When that write is durable, those who proposed it are soon
 //! answered, and many propose again: a write that began at once would leave them behind, and from then on two halves
 //! would take turns, each at the price of a whole. So it waits for as many as there were before, as the log's own syncs
-//! do ([`Pace`]), for the time of a write. Those who need longer to come back, since they are far away or wait for
-//! processors, are better read while the write of the others is under way. Who is alone never waits.
+//! do ([`Pace`]), and no longer than they. Where they need more to come back, since their quorum is far away, they are
+//! soon not waited for. Who is alone never waits.
 
 use std::time::Instant;
 
@@ -41,7 +41,7 @@ impl<R> Proposing<R> {
         let is_over = self.gathering.is_held() && !gathers;
         self.gathering.hold(gathers);
         if is_over {
-            self.pace.finish(self.callers.max(unanswered), 0);
+            self.pace.finish(self.callers.max(unanswered));
         }
     }
 
