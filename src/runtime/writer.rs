@@ -465,15 +465,11 @@ mod tests {
     fn the_log_thread_takes_a_turn_at_the_latest_time_that_it_is_told() {
         let writer = writer(&SimDisk::new(1));
         let (told, tells) = mpsc::channel();
-        let thread = LogThread(Arc::clone(&writer));
-        let runs = thread::spawn(move || thread.run(|_| told.send(Instant::now()).unwrap()));
-        while writer.queue.waiting.lock().log != State::Waits {
-            thread::yield_now();
-        }
         let time = Instant::now() + Duration::from_millis(2);
         writer.queue.turn_at(time);
         writer.queue.turn_at(time - Duration::from_millis(1));
-        assert!(!writer.stand_in(|_| panic!("a turn")).unwrap());
+        let thread = LogThread(Arc::clone(&writer));
+        let runs = thread::spawn(move || thread.run(|_| told.send(Instant::now()).unwrap()));
         assert!(tells.recv().unwrap() >= time);
         writer.queue.close();
         runs.join().unwrap().unwrap();
@@ -489,6 +485,11 @@ mod tests {
         writer.queue.nudge();
         assert!(!stands_in(), "it is about to take a turn");
         writer.queue.waiting.lock().nudged = false;
+        writer
+            .queue
+            .turn_at(Instant::now() + Duration::from_secs(3_600));
+        assert!(!stands_in(), "it sleeps until it is to look for a turn");
+        writer.queue.waiting.lock().turn_at = None;
         let _ = write(&writer);
         assert!(!stands_in(), "it is about to sync");
     }
