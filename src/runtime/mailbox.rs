@@ -1,6 +1,7 @@
 //! What there is to do for consensus, and which thread does it.
 //!
-//! One lock. What queued while the last turn ran is the next turn, so batching needs no timer. Who brings something
+//! One lock. What queued while the last turn ran is the next turn, without a timer; only proposals wait for those who
+//! were there before them, for about the time of a write ([`proposing`]). Who brings something
 //! takes the turn at once if nobody has it and the thread may ([`Mailbox::begin`]); else a thread that waits is woken
 //! ([`Mailbox::rouse`]); while somebody has the turn nobody need be woken, since that one looks again before it
 //! leaves.
@@ -266,8 +267,9 @@ impl<S, R> Mailbox<S, R> {
     /// turn.
     pub(super) fn proposals(&self, gathers: bool, most: u64, taken: &mut Vec<Proposed<R>>) {
         let mut queued = self.queued.lock();
-        queued.proposals.hold(gathers, self.budget.proposals());
-        queued.proposals.take(self.budget.proposals(), most, taken);
+        let unanswered = self.budget.proposals();
+        queued.proposals.hold(gathers, unanswered);
+        queued.proposals.take(unanswered, most, taken);
     }
 
     /// Swaps reads into `taken`, which must have been emptied. For who has the turn.

@@ -472,6 +472,13 @@ mod tests {
             holders.push(budget.take(1, Holder::Proposal).unwrap());
         }
         assert!(budget.is_crowded());
+        let read = budget.take(1, Holder::Other).unwrap();
+        assert_eq!(budget.proposals(), holders.len(), "a read is none");
+        holders.pop();
+        assert!(budget.is_crowded(), "a read waits like others");
+        drop(read);
+        assert!(!budget.is_crowded());
+        holders.push(budget.take(1, Holder::Proposal).unwrap());
         assert!(
             promise::<u32>(budget.take(1, Holder::Proposal).unwrap())
                 .1

@@ -138,6 +138,16 @@ mod tests {
     }
 
     #[test]
+    fn when_the_time_is_over_they_are_due_and_looked_after_though_it_is_past() {
+        let mut proposing = Proposing::new();
+        proposing.pace = Pace::of(3, Duration::ZERO);
+        assert_eq!(proposing.wait_until(), None, "nobody has come");
+        push(&mut proposing, 1, 0);
+        assert!(proposing.wait_until().is_some());
+        assert_eq!(take(&mut proposing, 3), 1);
+    }
+
+    #[test]
     fn while_a_write_is_under_way_they_wait_for_that_alone() {
         let mut proposing = Proposing::new();
         proposing.expect(2);

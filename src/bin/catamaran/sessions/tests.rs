@@ -118,11 +118,11 @@ fn a_client_that_takes_its_replies_slowly_is_not_closed() {
     let mut bytes = vec![0; TIMES * LARGE / 20];
     for part in 0..20 {
         now += STUCK - Duration::from_millis(1);
-        let taken = sessions.stuck.get(&0).map(|stuck| stuck.moved);
+        let moved = sessions.stuck.get(&0).map(|stuck| stuck.moved);
         slow.read_exact(&mut bytes).unwrap();
         sessions.until(now, |sessions| {
             let stuck = sessions.stuck.get(&0).map(|stuck| stuck.moved);
-            stuck.is_none() || stuck != taken
+            stuck.is_none() || stuck != moved
         });
         assert_eq!(sessions.open.len(), 1, "closed after part {part}");
     }
